@@ -1,11 +1,12 @@
 //! Who may do what: principals, relations, and the one pure function that decides.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use async_trait::async_trait;
 
 use crate::{
     id::{DeviceId, HomeId, OwnershipEpoch, TenantId, TokenId},
+    secret::Secret,
     store::{Key, Revision, StoreError},
     time::Timestamp,
 };
@@ -237,6 +238,75 @@ fn permits(relation: Relation, permission: Permission) -> bool {
         Relation::User => matches!(permission, P::Publish | P::Subscribe),
     }
 }
+
+/// What someone shows to prove who they are.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Proof {
+    /// The end-entity certificate (DER) of a TLS handshake, full or resumed, whose chain was verified.
+    Certificate(Vec<u8>),
+    /// An API token.
+    Token(Secret),
+    /// Nothing.
+    Nothing,
+}
+
+/// A request to be let in.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The proof.
+    pub proof: Proof,
+    /// The MQTT client identifier; `None` over HTTP, empty if the client leaves the choice to the node.
+    pub client_id: Option<String>,
+    /// From where.
+    pub peer: SocketAddr,
+    /// Whether the connection is encrypted. Without it tokens are accepted from loopback peers only.
+    pub encrypted: bool,
+    /// Whether the listener lets clients in that show nothing.
+    pub anonymous_allowed: bool,
+}
+
+/// The answer to [`Credentials`].
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authentication {
+    /// Let in.
+    Accepted(Principal, Grants),
+    /// Not let in.
+    Refused(Refusal),
+}
+
+/// Why someone is not let in. The words go to the log and the audit, not to the peer, who only learns "refused".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nothing was shown where something must be.
+    NoCredential,
+    /// The key or token is not known, or its text is malformed.
+    Unknown,
+    /// It was revoked, has expired, or its device is retired.
+    Revoked,
+    /// A valid credential with the client identifier of somebody else.
+    ClientId,
+    /// A token over an unencrypted connection from elsewhere.
+    Unencrypted,
+}
+
+impl Refusal {
+    /// Stable, `snake_case`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoCredential => "no_credential",
+            Self::Unknown => "unknown_credential",
+            Self::Revoked => "revoked",
+            Self::ClientId => "client_id_of_another",
+            Self::Unencrypted => "unencrypted",
+        }
+    }
+}
+
+/// Authentication as a node and an HTTP face hold it. An error means that it could not be decided: try again.
+pub type BoxAuthenticator = tower::util::BoxCloneSyncService<Credentials, Authentication, crate::logic::BoxError>;
 
 /// Whether a principal still stands.
 #[must_use]

@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_sample_reads_the_same_from_json_and_cbor() {
-        let json = r#"{"ts":1700000000000,"seq":7,"values":{"t":21.5,"n":-3,"on":true,"s":"x","j":{"a":[1]}}}"#;
+        let json = r#"{"ts":1700000000000,"seq":7,"values":{"a":21.5,"b":-3,"c":true,"d":"x","e":{"f":[1]}}}"#;
         let tree: serde_json::Value = serde_json::from_str(json).unwrap();
         let cbor = minicbor_serde::to_vec(&tree).unwrap();
         let from_json = read(json).unwrap();
