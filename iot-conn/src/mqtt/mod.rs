@@ -3,7 +3,9 @@
 //! * [`packet`], [`property`], [`reason`]: what the standards talk about, as borrowed types.
 //!   The two versions share every type; where they differ, a packet says in its documentation
 //!   what 3.1.1 leaves out.
+//! * [`codec`]: bytes to packets and back.
 
+pub mod codec;
 pub mod packet;
 pub mod property;
 pub mod reason;

@@ -179,7 +179,7 @@ impl Put for &str {
 }
 
 /// The bytes a variable byte integer takes; `value` is at most [`VARIABLE_INTEGER_MAX`].
-pub(super) const fn variable_integer_length(value: usize) -> usize {
+pub(super) const fn variable_integer_length(value: u32) -> usize {
     match value {
         0..=127 => 1,
         128..=16_383 => 2,
@@ -188,7 +188,7 @@ pub(super) const fn variable_integer_length(value: usize) -> usize {
     }
 }
 
-pub(super) fn put_variable_integer(out: &mut BytesMut, value: u32) {
+pub(super) fn put_variable_integer(out: &mut impl BufMut, value: u32) {
     let mut rest = value;
     loop {
         let byte = (rest & 0x7f) as u8;
