@@ -1,1 +1,44 @@
-//! Under construction.
+//! The vocabulary and the seams of an IoT cloud.
+//!
+//! Everything that two crates of this workspace must agree on is defined here, and nothing else is: identifiers and
+//! topics, the domain's records and pure rules, and the traits behind which backends are swapped. The other crates
+//! know `iot-core` and never each other; a `main.rs` joins them.
+//!
+//! Do not depend on this crate alone to get a server: it opens no socket and no file, and starts no task.
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`problem`] |
+//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
+//! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
+//!
+//! ```
+//! use iot_core::{access::{Grants, Object, Permission, Relation, Resource, check}, id::TenantId, time::Timestamp};
+//!
+//! let tenant = TenantId::parse("acme")?;
+//! let grants = Grants::of(Object::Tenant(tenant.clone()), Relation::Viewer);
+//! let resource = Resource::tenant(&tenant);
+//! assert!(check(&grants, Permission::ReadDevice, &resource, Timestamp::EPOCH).allow);
+//! assert!(!check(&grants, Permission::Control, &resource, Timestamp::EPOCH).allow);
+//! # Ok::<(), iot_core::id::InvalidId>(())
+//! ```
+
+pub mod access;
+pub mod bus;
+pub mod clock;
+pub mod command;
+pub mod device;
+pub mod event;
+pub mod home;
+pub mod id;
+pub mod keys;
+pub mod limits;
+pub mod logic;
+pub mod message;
+pub mod payload;
+pub mod problem;
+pub mod secret;
+pub mod session;
+pub mod store;
+pub mod time;
+pub mod topic;
