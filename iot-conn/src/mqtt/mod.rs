@@ -12,9 +12,9 @@ pub mod reason;
 mod wire;
 
 pub use packet::{
-    Ack, Auth, ConnAck, Connect, Disconnect, List, Packet, PacketId, PacketKind, Publish, QoS,
-    RetainHandling, Sender, SubAck, Subscribe, Subscription, Unsubscribe, Version, Will,
+    Ack, Auth, ConnAck, Connect, Disconnect, List, Packet, PacketId, PacketKind, Publish, QoS, RetainHandling, Sender,
+    SubAck, Subscribe, Subscription, Unsubscribe, Version, Will,
 };
-pub use property::{Properties, Property, PropertyBytes};
+pub use property::{Properties, Property};
 pub use reason::ReasonCode;
 pub use wire::{DecodeError, EncodeError};

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
+pub use iot_core::message::QoS;
+
 use super::property::Properties;
 use super::reason::ReasonCode;
 use super::wire::{DecodeError, Reader};
@@ -32,33 +34,6 @@ pub enum Sender {
     Client,
     /// The server.
     Server,
-}
-
-/// Quality of service (MQTT 5 §4.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(clippy::exhaustive_enums, reason = "MQTT 5 §4.3 is a closed list")]
-#[repr(u8)]
-pub enum QoS {
-    /// QoS 0: may be lost.
-    #[default]
-    AtMostOnce = 0,
-    /// QoS 1: acknowledged, may arrive twice.
-    AtLeastOnce = 1,
-    /// QoS 2: arrives once.
-    ExactlyOnce = 2,
-}
-
-impl QoS {
-    /// The quality of service of this number, `None` above 2.
-    #[must_use]
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::AtMostOnce),
-            1 => Some(Self::AtLeastOnce),
-            2 => Some(Self::ExactlyOnce),
-            _ => None,
-        }
-    }
 }
 
 /// The kind of a packet; the number is the packet type (MQTT 5 §2.1.2).
@@ -175,10 +150,7 @@ impl Packet<'_> {
 
 /// CONNECT (MQTT 5 §3.1). Debug output hides the password.
 #[derive(Clone, Copy, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Connect<'a> {
     /// The version the client speaks; it holds for the whole connection.
     pub version: Version,
@@ -214,10 +186,7 @@ impl fmt::Debug for Connect<'_> {
 
 /// The message a server publishes when it loses a client (MQTT 5 §3.1.2.5).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Will<'a> {
     /// A topic name, without wildcards.
     pub topic: &'a str,
@@ -233,10 +202,7 @@ pub struct Will<'a> {
 
 /// CONNACK (MQTT 5 §3.2).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct ConnAck<'a> {
     /// Whether the server had a session to go on with; false with every error.
     pub session_present: bool,
@@ -248,10 +214,7 @@ pub struct ConnAck<'a> {
 
 /// PUBLISH (MQTT 5 §3.3).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Publish<'a> {
     /// Whether this may be sent for the second time; false with QoS 0.
     pub dup: bool,
@@ -271,10 +234,7 @@ pub struct Publish<'a> {
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP (MQTT 5 §3.4 to §3.7).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Ack<'a> {
     /// The message that is acknowledged.
     pub packet_id: PacketId,
@@ -288,20 +248,13 @@ impl Ack<'_> {
     /// A plain acknowledgement with this reason.
     #[must_use]
     pub const fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
-        Self {
-            packet_id,
-            reason,
-            properties: List::EMPTY,
-        }
+        Self { packet_id, reason, properties: List::EMPTY }
     }
 }
 
 /// SUBSCRIBE (MQTT 5 §3.8).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Subscribe<'a> {
     /// The SUBACK will carry the same.
     pub packet_id: PacketId,
@@ -327,10 +280,7 @@ pub enum RetainHandling {
 
 /// One topic filter of a SUBSCRIBE with its options (MQTT 5 §3.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Subscription<'a> {
     /// A well-formed topic filter, with `$share/name/` in front of a shared one.
     pub filter: &'a str,
@@ -348,13 +298,7 @@ impl<'a> Subscription<'a> {
     /// A subscription with the options that 3.1.1 knows.
     #[must_use]
     pub const fn new(filter: &'a str, qos: QoS) -> Self {
-        Self {
-            filter,
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        }
+        Self { filter, qos, no_local: false, retain_as_published: false, retain_handling: RetainHandling::Send }
     }
 
     /// The subscription options byte.
@@ -368,10 +312,7 @@ impl<'a> Subscription<'a> {
 
 /// SUBACK or UNSUBACK (MQTT 5 §3.9 and §3.11).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct SubAck<'a> {
     /// The SUBSCRIBE or UNSUBSCRIBE that is answered.
     pub packet_id: PacketId,
@@ -384,10 +325,7 @@ pub struct SubAck<'a> {
 
 /// UNSUBSCRIBE (MQTT 5 §3.10).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Unsubscribe<'a> {
     /// The UNSUBACK will carry the same.
     pub packet_id: PacketId,
@@ -399,10 +337,7 @@ pub struct Unsubscribe<'a> {
 
 /// DISCONNECT (MQTT 5 §3.14).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Disconnect<'a> {
     /// Not sent in 3.1.1, where it is read as [`ReasonCode::Success`].
     pub reason: ReasonCode,
@@ -412,10 +347,7 @@ pub struct Disconnect<'a> {
 
 /// AUTH (MQTT 5 §3.15).
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(
-    clippy::exhaustive_structs,
-    reason = "the fields are those of the packet"
-)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct Auth<'a> {
     /// Success, Continue authentication or Re-authenticate.
     pub reason: ReasonCode,
@@ -423,10 +355,8 @@ pub struct Auth<'a> {
     pub properties: Properties<'a>,
 }
 
-/// A list of a packet: checked bytes that are read while one iterates, then a slice.
-///
-/// Decoded packets have the bytes, packets that are made to be sent have a slice, and a message
-/// that is forwarded has both: the publisher's properties as they came and what the server adds.
+/// A list of a packet: checked bytes that are read while one iterates (as decoded), or a slice (to
+/// be encoded).
 ///
 /// ```
 /// use iot_conn::mqtt::{List, ReasonCode};
@@ -442,23 +372,11 @@ pub struct List<'a, T> {
 
 impl<'a, T> List<'a, T> {
     /// The list of nothing.
-    pub const EMPTY: Self = Self {
-        wire: &[],
-        items: &[],
-    };
+    pub const EMPTY: Self = Self { wire: &[], items: &[] };
 
     /// Bytes that the decoder has read once from end to end.
     pub(super) const fn checked(wire: &'a [u8]) -> Self {
         Self { wire, items: &[] }
-    }
-
-    /// The same list with these items after it; they replace those of an earlier call.
-    #[must_use]
-    pub const fn with(self, items: &'a [T]) -> Self {
-        Self {
-            wire: self.wire,
-            items,
-        }
     }
 
     /// Whether there is nothing in it.
@@ -481,10 +399,7 @@ impl<'a, T: Item<'a>> List<'a, T> {
     /// Goes through the items in the order of the packet.
     #[must_use]
     pub fn iter(&self) -> Iter<'a, T> {
-        Iter {
-            reader: Reader(self.wire),
-            items: self.items.iter(),
-        }
+        Iter { reader: Reader(self.wire), items: self.items.iter() }
     }
 }
 
@@ -504,13 +419,13 @@ impl<T> Default for List<'_, T> {
 
 impl<'a, T> From<&'a [T]> for List<'a, T> {
     fn from(items: &'a [T]) -> Self {
-        Self::EMPTY.with(items)
+        Self { wire: &[], items }
     }
 }
 
 impl<'a, T, const N: usize> From<&'a [T; N]> for List<'a, T> {
     fn from(items: &'a [T; N]) -> Self {
-        Self::EMPTY.with(items)
+        Self { wire: &[], items }
     }
 }
 
@@ -566,9 +481,8 @@ impl<'a> Item<'a> for &'a str {
 
 impl<'a> Item<'a> for ReasonCode {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Self::from_u8(reader.u8()?).ok_or(DecodeError::malformed(
-            "a reason code is one of the standard's (MQTT 5 §2.4)",
-        ))
+        Self::from_u8(reader.u8()?)
+            .ok_or(DecodeError::malformed("a reason code is one of the standard's (MQTT 5 §2.4)"))
     }
 }
 
@@ -577,30 +491,19 @@ impl<'a> Item<'a> for Subscription<'a> {
         let filter = reader.string()?;
         let options = reader.u8()?;
         if options & 0xc0 != 0 {
-            return Err(DecodeError::malformed(
-                "the reserved bits of the subscription options are 0 [MQTT-3.8.3-5]",
-            ));
+            return Err(DecodeError::malformed("the reserved bits of the subscription options are 0 [MQTT-3.8.3-5]"));
         }
-        let qos = QoS::from_u8(options & 0x03).ok_or(DecodeError::protocol(
-            "the maximum QoS is 0, 1 or 2 (MQTT 5 §3.8.3.1)",
-        ))?;
+        let qos = QoS::from_bits(options & 0x03)
+            .ok_or(DecodeError::protocol("the maximum QoS is 0, 1 or 2 (MQTT 5 §3.8.3.1)"))?;
         let retain_handling = match options >> 4 {
             0 => RetainHandling::Send,
             1 => RetainHandling::SendIfNew,
             2 => RetainHandling::DoNotSend,
             _ => {
-                return Err(DecodeError::protocol(
-                    "retain handling is not 3 (MQTT 5 §3.8.3.1)",
-                ));
+                return Err(DecodeError::protocol("retain handling is not 3 (MQTT 5 §3.8.3.1)"));
             }
         };
         let (no_local, retain_as_published) = (options & 0x04 != 0, options & 0x08 != 0);
-        Ok(Self {
-            filter,
-            qos,
-            no_local,
-            retain_as_published,
-            retain_handling,
-        })
+        Ok(Self { filter, qos, no_local, retain_as_published, retain_handling })
     }
 }

@@ -1,6 +1,7 @@
 //! Properties (MQTT 5 §2.2.2): one table of what they are and where they may stand.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use iot_core::message;
 
 use super::packet::PacketKind::*;
 use super::packet::{Item, List, QoS};
@@ -195,6 +196,42 @@ impl<'a> List<'a, Property<'a>> {
 }
 
 impl<'a> List<'a, Property<'a>> {
+    /// Those that travel with a message through a server (MQTT 5 §3.3.2.3), owned.
+    ///
+    /// Not the message expiry interval, which a server counts down, nor the topic alias and the subscription
+    /// identifiers, which belong to one connection.
+    #[must_use]
+    pub fn to_message(&self) -> message::Properties {
+        let mut kept = message::Properties::default();
+        for property in self.iter() {
+            match property {
+                Property::PayloadFormatIndicator(is_utf8) => kept.utf8_payload = is_utf8,
+                Property::ContentType(content_type) => kept.content_type = Some(content_type.to_owned()),
+                Property::ResponseTopic(topic) => kept.response_topic = Some(topic.to_owned()),
+                Property::CorrelationData(data) => kept.correlation_data = Some(Bytes::copy_from_slice(data)),
+                Property::UserProperty(name, value) => kept.user.push((name.to_owned(), value.to_owned())),
+                _ => {}
+            }
+        }
+        kept
+    }
+}
+
+impl<'a> Property<'a> {
+    /// The properties of a message, to be sent with it; the reverse of [`Properties::to_message`](List::to_message).
+    pub fn of_message(kept: &'a message::Properties) -> impl Iterator<Item = Self> {
+        let user = kept.user.iter().map(|(name, value)| Self::UserProperty(name, value));
+        let single = [
+            kept.utf8_payload.then_some(Self::PayloadFormatIndicator(true)),
+            kept.content_type.as_deref().map(Self::ContentType),
+            kept.response_topic.as_deref().map(Self::ResponseTopic),
+            kept.correlation_data.as_deref().map(Self::CorrelationData),
+        ];
+        single.into_iter().flatten().chain(user)
+    }
+}
+
+impl<'a> List<'a, Property<'a>> {
     /// Reads a list from end to end once, for the packet (or [`WILL`]) it stands in.
     pub(super) fn check(wire: &'a [u8], place: u16) -> Result<Self, DecodeError> {
         let mut reader = Reader(wire);
@@ -208,9 +245,7 @@ impl<'a> List<'a, Property<'a>> {
             }
             let bit = 1 << property.id();
             if seen & bit != 0 && !property.is_repeatable(place) {
-                return Err(DecodeError::protocol(
-                    "a property is not included more than once (MQTT 5 §3)",
-                ));
+                return Err(DecodeError::protocol("a property is not included more than once (MQTT 5 §3)"));
             }
             seen |= bit;
         }
@@ -228,106 +263,40 @@ impl Property<'_> {
     }
 }
 
-/// Properties of a message as owned, checked bytes: what is kept with a retained message, a
-/// queued one, or a will, and written again without a look inside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PropertyBytes(Bytes);
-
-impl PropertyBytes {
-    /// Keeps what a server passes on unchanged with a message (MQTT 5 §3.3.2.3): payload format,
-    /// content type, response topic, correlation data and user properties.
-    ///
-    /// Not the message expiry interval, which the server counts down, nor the topic alias and the
-    /// subscription identifiers, which belong to one connection.
-    ///
-    /// # Errors
-    ///
-    /// If a property is longer than the wire allows; never for decoded properties.
-    pub fn of_message(properties: Properties<'_>) -> Result<Self, EncodeError> {
-        let mut out = BytesMut::new();
-        for property in properties {
-            if matches!(
-                property,
-                Property::PayloadFormatIndicator(_)
-                    | Property::ContentType(_)
-                    | Property::ResponseTopic(_)
-                    | Property::CorrelationData(_)
-                    | Property::UserProperty(..)
-            ) {
-                property.put(&mut out)?;
-            }
-        }
-        Ok(Self(out.freeze()))
-    }
-
-    /// Takes bytes that were kept by [`PropertyBytes::as_bytes`].
-    ///
-    /// # Errors
-    ///
-    /// If they are not properties of a PUBLISH.
-    pub fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
-        Properties::check(&bytes, Publish.bit())?;
-        Ok(Self(bytes))
-    }
-
-    /// The bytes as they are in a PUBLISH, without the length in front.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &Bytes {
-        &self.0
-    }
-
-    /// The properties; add those of one delivery by [`List::with`].
-    #[must_use]
-    pub fn properties(&self) -> Properties<'_> {
-        List::checked(&self.0)
-    }
-}
-
 impl<'a> Reader<'a> {
     fn flag(&mut self) -> Result<bool, DecodeError> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(DecodeError::protocol(
-                "a property that is a flag is 0 or 1 (MQTT 5 §3)",
-            )),
+            _ => Err(DecodeError::protocol("a property that is a flag is 0 or 1 (MQTT 5 §3)")),
         }
     }
 
     fn response_topic(&mut self) -> Result<&'a str, DecodeError> {
         let topic = self.string()?;
         if topic.is_empty() || topic.contains(['+', '#']) {
-            return Err(DecodeError::protocol(
-                "a response topic is a topic name without wildcards [MQTT-3.3.2-14]",
-            ));
+            return Err(DecodeError::protocol("a response topic is a topic name without wildcards [MQTT-3.3.2-14]"));
         }
         Ok(topic)
     }
 
     fn subscription_identifier(&mut self) -> Result<u32, DecodeError> {
         match self.variable_integer()? {
-            0 => Err(DecodeError::protocol(
-                "a subscription identifier is not 0 (MQTT 5 §3.8.2.1.2)",
-            )),
+            0 => Err(DecodeError::protocol("a subscription identifier is not 0 (MQTT 5 §3.8.2.1.2)")),
             id => Ok(id),
         }
     }
 
     fn receive_maximum(&mut self) -> Result<u16, DecodeError> {
         match self.u16()? {
-            0 => Err(DecodeError::protocol(
-                "receive maximum is not 0 (MQTT 5 §3.1.2.11.3)",
-            )),
+            0 => Err(DecodeError::protocol("receive maximum is not 0 (MQTT 5 §3.1.2.11.3)")),
             maximum => Ok(maximum),
         }
     }
 
     fn topic_alias(&mut self) -> Result<u16, DecodeError> {
         match self.u16()? {
-            0 => Err(DecodeError::new(
-                ReasonCode::TopicAliasInvalid,
-                "a topic alias is not 0 [MQTT-3.3.2-8]",
-            )),
+            0 => Err(DecodeError::new(ReasonCode::TopicAliasInvalid, "a topic alias is not 0 [MQTT-3.3.2-8]")),
             alias => Ok(alias),
         }
     }
@@ -336,17 +305,13 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(QoS::AtMostOnce),
             1 => Ok(QoS::AtLeastOnce),
-            _ => Err(DecodeError::protocol(
-                "maximum QoS is 0 or 1 (MQTT 5 §3.2.2.3.4)",
-            )),
+            _ => Err(DecodeError::protocol("maximum QoS is 0 or 1 (MQTT 5 §3.2.2.3.4)")),
         }
     }
 
     fn maximum_packet_size(&mut self) -> Result<u32, DecodeError> {
         match self.u32()? {
-            0 => Err(DecodeError::protocol(
-                "maximum packet size is not 0 (MQTT 5 §3.1.2.11.4)",
-            )),
+            0 => Err(DecodeError::protocol("maximum packet size is not 0 (MQTT 5 §3.1.2.11.4)")),
             maximum => Ok(maximum),
         }
     }

@@ -46,9 +46,7 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self
             .0
             .split_at_checked(count)
-            .ok_or(DecodeError::malformed(
-                "a field ends within the packet (MQTT 5 §1.5)",
-            ))?;
+            .ok_or(DecodeError::malformed("a field ends within the packet (MQTT 5 §1.5)"))?;
         self.0 = rest;
         Ok(taken)
     }
@@ -57,9 +55,7 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self
             .0
             .split_first_chunk::<N>()
-            .ok_or(DecodeError::malformed(
-                "a field ends within the packet (MQTT 5 §1.5)",
-            ))?;
+            .ok_or(DecodeError::malformed("a field ends within the packet (MQTT 5 §1.5)"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -86,9 +82,7 @@ impl<'a> Reader<'a> {
         let text = str::from_utf8(bytes)
             .map_err(|_| DecodeError::malformed("a string is well-formed UTF-8 [MQTT-1.5.4-1]"))?;
         if bytes.contains(&0) {
-            return Err(DecodeError::malformed(
-                "a string holds no U+0000 [MQTT-1.5.4-2]",
-            ));
+            return Err(DecodeError::malformed("a string holds no U+0000 [MQTT-1.5.4-2]"));
         }
         Ok(text)
     }
@@ -100,17 +94,13 @@ impl<'a> Reader<'a> {
             value |= u32::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return if byte == 0 && shift > 0 {
-                    Err(DecodeError::malformed(
-                        "a variable byte integer uses the fewest bytes [MQTT-1.5.5-1]",
-                    ))
+                    Err(DecodeError::malformed("a variable byte integer uses the fewest bytes [MQTT-1.5.5-1]"))
                 } else {
                     Ok(value)
                 };
             }
         }
-        Err(DecodeError::malformed(
-            "a variable byte integer has at most four bytes (MQTT 5 §1.5.5)",
-        ))
+        Err(DecodeError::malformed("a variable byte integer has at most four bytes (MQTT 5 §1.5.5)"))
     }
 }
 

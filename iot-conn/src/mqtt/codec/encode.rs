@@ -3,14 +3,12 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::mqtt::packet::{
-    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketKind, Publish, QoS, SubAck, Subscribe,
-    Unsubscribe, Version, Will,
+    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketKind, Publish, QoS, SubAck, Subscribe, Unsubscribe, Version,
+    Will,
 };
 use crate::mqtt::property::Properties;
 use crate::mqtt::reason::ReasonCode;
-use crate::mqtt::wire::{
-    EncodeError, Put, VARIABLE_INTEGER_MAX, put_variable_integer, variable_integer_length,
-};
+use crate::mqtt::wire::{EncodeError, Put, VARIABLE_INTEGER_MAX, put_variable_integer, variable_integer_length};
 
 /// Appends `packet` to `out`; a CONNECT is written in its own version.
 ///
@@ -21,11 +19,7 @@ use crate::mqtt::wire::{
 /// # Errors
 ///
 /// If the packet does not fit the format; `out` is unchanged then.
-pub fn encode(
-    packet: &Packet<'_>,
-    version: Version,
-    out: &mut BytesMut,
-) -> Result<(), EncodeError> {
+pub fn encode(packet: &Packet<'_>, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
     let start = out.len();
     let result = Writer { out, version }.packet(packet);
     if result.is_err() {
@@ -53,9 +47,7 @@ impl Writer<'_> {
             Packet::Connect(connect) => frame(0, &|w| w.connect(connect)),
             Packet::ConnAck(ack) => frame(0, &|w| w.conn_ack(ack)),
             Packet::Publish(publish) => self.publish(publish),
-            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => {
-                frame(0, &|w| w.ack(ack))
-            }
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => frame(0, &|w| w.ack(ack)),
             Packet::PubRel(ack) => frame(2, &|w| w.ack(ack)),
             Packet::Subscribe(subscribe) => frame(2, &|w| w.subscribe(subscribe)),
             Packet::SubAck(ack) | Packet::UnsubAck(ack) => frame(0, &|w| w.sub_ack(ack, kind)),
@@ -73,9 +65,7 @@ impl Writer<'_> {
             Version::V311 => 4,
             Version::V5 => 5,
         });
-        let will_flags = connect.will.map_or(0, |will| {
-            0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5
-        });
+        let will_flags = connect.will.map_or(0, |will| 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5);
         let flags = u8::from(connect.clean_start) << 1
             | will_flags
             | u8::from(connect.password.is_some()) << 6
@@ -106,10 +96,7 @@ impl Writer<'_> {
         self.out.put_u8(u8::from(ack.session_present));
         self.out.put_u8(match self.version {
             Version::V5 => ack.reason.value(),
-            Version::V311 => ack
-                .reason
-                .to_connack_v311()
-                .ok_or(EncodeError::NoSuchPacket)?,
+            Version::V311 => ack.reason.to_connack_v311().ok_or(EncodeError::NoSuchPacket)?,
         });
         self.properties(ack.properties)
     }
@@ -118,10 +105,8 @@ impl Writer<'_> {
         if (publish.qos == QoS::AtMostOnce) == publish.packet_id.is_some() {
             return Err(EncodeError::NoSuchPacket);
         }
-        self.out
-            .reserve(publish.topic.len() + publish.payload.len() + PUBLISH_ROOM);
-        self.out
-            .put_u8(publish_first_byte(publish.dup, publish.qos, publish.retain));
+        self.out.reserve(publish.topic.len() + publish.payload.len() + PUBLISH_ROOM);
+        self.out.put_u8(publish_first_byte(publish.dup, publish.qos, publish.retain));
         self.prefixed(publish.payload.len(), &|w| {
             publish.topic.put(w.out)?;
             if let Some(packet_id) = publish.packet_id {
@@ -169,10 +154,7 @@ impl Writer<'_> {
     fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) -> Written {
         self.out.put_u16(unsubscribe.packet_id.get());
         self.properties(unsubscribe.properties)?;
-        unsubscribe
-            .filters
-            .iter()
-            .try_for_each(|filter| filter.put(self.out))
+        unsubscribe.filters.iter().try_for_each(|filter| filter.put(self.out))
     }
 
     fn disconnect(&mut self, disconnect: &Disconnect<'_>) -> Written {
@@ -197,11 +179,7 @@ impl Writer<'_> {
             return Ok(());
         }
         self.out.put_u8(reason.value());
-        if has_properties {
-            self.properties(properties)
-        } else {
-            Ok(())
-        }
+        if has_properties { self.properties(properties) } else { Ok(()) }
     }
 
     fn properties(&mut self, properties: Properties<'_>) -> Written {
@@ -210,10 +188,7 @@ impl Writer<'_> {
         }
         self.prefixed(0, &|w| {
             w.out.extend_from_slice(properties.wire());
-            properties
-                .items()
-                .iter()
-                .try_for_each(|property| property.put(w.out))
+            properties.items().iter().try_for_each(|property| property.put(w.out))
         })
     }
 

@@ -27,24 +27,12 @@ impl EncodedPublish {
     /// If the packet does not fit the format.
     pub fn new(publish: &Publish<'_>, version: Version) -> Result<Self, EncodeError> {
         let packet_id = (publish.qos != QoS::AtMostOnce).then_some(PacketId::MIN);
-        let publish = Publish {
-            packet_id,
-            dup: false,
-            ..*publish
-        };
+        let publish = Publish { packet_id, dup: false, ..*publish };
         let mut out = BytesMut::new();
         encode(&Packet::Publish(publish), version, &mut out)?;
-        let last_length_byte = out
-            .iter()
-            .skip(1)
-            .position(|byte| byte & 0x80 == 0)
-            .unwrap_or(0);
+        let last_length_byte = out.iter().skip(1).position(|byte| byte & 0x80 == 0).unwrap_or(0);
         let packet_id_at = 2 + last_length_byte + 2 + publish.topic.len();
-        Ok(Self {
-            bytes: out.freeze(),
-            qos: publish.qos,
-            packet_id_at,
-        })
+        Ok(Self { bytes: out.freeze(), qos: publish.qos, packet_id_at })
     }
 
     /// The quality of service it is encoded for.

@@ -1,9 +1,8 @@
-//! The syntax of topic names and filters (MQTT 5 §4.7 and §4.8.2).
+//! What a broken topic is called in MQTT; the syntax itself is that of [`iot_core::topic`].
 
-use crate::mqtt::reason::ReasonCode;
-use crate::mqtt::wire::DecodeError;
+use iot_core::topic::{InvalidTopic, check_filter, check_name};
 
-const SHARE: &str = "$share";
+use crate::mqtt::{reason::ReasonCode, wire::DecodeError};
 
 /// Checks a topic name: not empty, no wildcards, no U+0000.
 ///
@@ -11,79 +10,34 @@ const SHARE: &str = "$share";
 ///
 /// [`ReasonCode::TopicNameInvalid`] and the statement it breaks.
 pub fn check_topic_name(name: &str) -> Result<(), DecodeError> {
-    let invalid = |statement| Err(DecodeError::new(ReasonCode::TopicNameInvalid, statement));
-    if name.is_empty() {
-        return invalid("a topic name has at least one character [MQTT-4.7.3-1]");
-    }
-    if name.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
-        return invalid("a topic name holds no wildcards [MQTT-3.3.2-2]");
-    }
-    if name.contains('\0') {
-        return invalid("a topic name holds no U+0000 [MQTT-4.7.3-2]");
-    }
-    Ok(())
+    check_name(name, usize::MAX, usize::MAX).map_err(|invalid| {
+        let statement = match invalid {
+            InvalidTopic::Wildcard => "a topic name holds no wildcards [MQTT-3.3.2-2]",
+            other => broken(other),
+        };
+        DecodeError::new(ReasonCode::TopicNameInvalid, statement)
+    })
 }
 
 /// Checks a topic filter, with or without `$share/name/` in front.
 ///
-/// 3.1.1 knows no shared subscriptions. As the prefix is in use there too, what starts with
-/// `$share/` is held to the same syntax in both versions.
+/// 3.1.1 knows no shared subscriptions. As the prefix is in use there too, what starts with `$share/` is held to the
+/// same syntax in both versions.
 ///
 /// # Errors
 ///
 /// [`ReasonCode::TopicFilterInvalid`] and the statement it breaks.
 pub fn check_topic_filter(filter: &str) -> Result<(), DecodeError> {
-    match filter.split_once('/') {
-        Some((SHARE, shared)) => check_shared(shared),
-        None if filter == SHARE => {
-            invalid("a shared subscription has a name and a filter [MQTT-4.8.2-1]")
-        }
-        _ => check_plain(filter),
-    }
+    check_filter(filter, usize::MAX, usize::MAX)
+        .map_err(|invalid| DecodeError::new(ReasonCode::TopicFilterInvalid, broken(invalid)))
 }
 
-/// Whether the filter makes a shared subscription.
-pub(super) fn is_shared(filter: &str) -> bool {
-    filter
-        .split_once('/')
-        .is_some_and(|(first, _)| first == SHARE)
-}
-
-fn check_shared(shared: &str) -> Result<(), DecodeError> {
-    let Some((name, filter)) = shared.split_once('/') else {
-        return invalid("a shared subscription has a name and a filter [MQTT-4.8.2-2]");
-    };
-    if name.is_empty() {
-        return invalid("a share name has at least one character [MQTT-4.8.2-1]");
+fn broken(invalid: InvalidTopic) -> &'static str {
+    match invalid {
+        InvalidTopic::Empty => "a topic has at least one character [MQTT-4.7.3-1]",
+        InvalidTopic::Null => "a topic holds no U+0000 [MQTT-4.7.3-2]",
+        InvalidTopic::Wildcard => "a wildcard is a whole level, and # the last one [MQTT-4.7.1-1] [MQTT-4.7.1-2]",
+        InvalidTopic::Share => "a shared subscription has a name and a filter [MQTT-4.8.2-1] [MQTT-4.8.2-2]",
+        _ => "a topic is well formed (MQTT 5 §4.7)",
     }
-    if name.contains(['+', '#']) {
-        return invalid("a share name holds no wildcards [MQTT-4.8.2-2]");
-    }
-    check_plain(filter)
-}
-
-fn check_plain(filter: &str) -> Result<(), DecodeError> {
-    if filter.is_empty() {
-        return invalid("a topic filter has at least one character [MQTT-4.7.3-1]");
-    }
-    let mut levels = filter.split('/').peekable();
-    while let Some(level) = levels.next() {
-        match level {
-            "+" => {}
-            "#" if levels.peek().is_none() => {}
-            _ if level.contains('#') => {
-                return invalid("# is a whole level, and the last one [MQTT-4.7.1-1]");
-            }
-            _ if level.contains('+') => return invalid("+ is a whole level [MQTT-4.7.1-2]"),
-            _ if level.contains('\0') => {
-                return invalid("a topic filter holds no U+0000 [MQTT-4.7.3-2]");
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn invalid(statement: &'static str) -> Result<(), DecodeError> {
-    Err(DecodeError::new(ReasonCode::TopicFilterInvalid, statement))
 }
