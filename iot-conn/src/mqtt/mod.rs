@@ -4,7 +4,10 @@
 //!   The two versions share every type; where they differ, a packet says in its documentation
 //!   what 3.1.1 leaves out.
 //! * [`codec`]: bytes to packets and back.
+//! * `client`: the device's end, with feature `device`.
 
+#[cfg(feature = "device")]
+pub mod client;
 pub mod codec;
 pub mod packet;
 pub mod property;

@@ -25,7 +25,7 @@ fn topic() -> impl Strategy<Value = &'static str> {
 
 fn filter() -> impl Strategy<Value = &'static str> {
     prop_oneof![topic(), Just("#"), Just("+/a/#"), Just("/+"), Just("$share/group/+/b"), Just("$sharex/a"),]
-    }
+}
 
 fn binary() -> impl Strategy<Value = &'static [u8]> {
     vec(any::<u8>(), 0..40).prop_map(leak)
