@@ -255,7 +255,11 @@ impl<S> Routes<S> {
 }
 
 async fn no_such_route() -> ProblemResponse {
-    ProblemResponse(Problem::new(StatusCode::NOT_FOUND.as_u16(), "no_such_route", "see /openapi.json for what there is"))
+    ProblemResponse(Problem::new(
+        StatusCode::NOT_FOUND.as_u16(),
+        "no_such_route",
+        "see /openapi.json for what there is",
+    ))
 }
 
 async fn method_not_allowed() -> Response {

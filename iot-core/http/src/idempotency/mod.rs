@@ -9,12 +9,13 @@ mod stored;
 use std::time::Duration;
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody, to_bytes},
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::LengthLimitError;
 use iot_core::{keys::Purpose, problem::Problem};
 
 pub(crate) use self::memory::MemoryResponses;
@@ -90,7 +91,8 @@ pub(crate) async fn idempotent(
     let Some(identity) = request.extensions().get::<Identity>().filter(|_| idempotency != Idempotency::Natural) else {
         return next.run(request).await;
     };
-    let name = [identity.principal.to_string().as_bytes(), request.uri().path().as_bytes(), key.as_bytes()].join(&b'\n');
+    let name =
+        [identity.principal.to_string().as_bytes(), request.uri().path().as_bytes(), key.as_bytes()].join(&b'\n');
     let (parts, body) = request.into_parts();
     let body = match to_bytes(body, body_limit).await {
         Ok(body) => body,
@@ -110,7 +112,7 @@ fn is_key(key: &HeaderValue) -> bool {
 
 fn is_too_large(error: &axum::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.into_iter().any(|cause| cause.to_string() == "length limit exceeded")
+    causes.into_iter().any(|cause| cause.is::<LengthLimitError>())
 }
 
 async fn in_store(
@@ -177,13 +179,15 @@ impl<T> Begun<T> {
 /// Takes an answer apart so that it can be kept. Server errors are not kept: trying again may help.
 async fn keep(response: Response) -> (Response, Option<Kept>) {
     let (parts, body) = response.into_parts();
-    if parts.status.is_server_error() {
+    let too_large = body.size_hint().lower() > RESPONSE_BYTES_MAX as u64;
+    if too_large || parts.status.is_server_error() {
+        tracing::debug!(too_large, status = %parts.status, "an answer to an idempotent request is not kept");
         return (Response::from_parts(parts, body), None);
     }
     let body = match to_bytes(body, RESPONSE_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => {
-            tracing::error!(%error, "an answer to an idempotent request is too large to be kept");
+            tracing::error!(%error, "an answer to an idempotent request broke off or is too large to be kept");
             return (ProblemResponse(Problem::unavailable()).into_response(), None);
         }
     };

@@ -68,15 +68,14 @@ pub(super) async fn begin(context: &GuardContext, name: &str, body: &str) -> Res
     let day = day_of(now.plus(KEPT));
     // Begun within the last day, it ends today or tomorrow.
     let keys = [UsedKey::key_of(day - 1, name), UsedKey::key_of(day, name)];
-    let mut found: Option<Stored<UsedKey>> = None;
-    for key in &keys {
-        found = context.meta.find(key).await?.filter(|used: &Stored<UsedKey>| used.document.ends > now).or(found);
-    }
-    if let Some(used) = found {
-        return seen(context, used.document, body).await;
+    let records = context.meta.get(&keys).await?;
+    for used in records.iter().flatten().map(read) {
+        let used = used?;
+        if used.ends > now {
+            return seen(context, used, body).await;
+        }
     }
     let first = UsedKey { day, name: name.to_owned(), body: body.to_owned(), ends: now.plus(LEASE), answer: None };
-    let records = context.meta.get(&keys).await?;
     let mut batch = Batch { writes: vec![Write::put(&first)], ..Batch::default() };
     batch.checks.extend(keys.iter().zip(&records).map(|(key, record)| unchanged(key, record.as_ref())));
     let version = records[1].as_ref().map_or(1, |record| record.version + 1);
@@ -84,6 +83,10 @@ pub(super) async fn begin(context: &GuardContext, name: &str, body: &str) -> Res
         true => Ok(Begun::First(First(Stored { version, document: first }))),
         false => Ok(Begun::Busy),
     }
+}
+
+fn read(record: &Record) -> Result<UsedKey, StoreError> {
+    serde_json::from_str(&record.body).map_err(|e| damaged(&e.to_string()))
 }
 
 fn unchanged(key: &Key, record: Option<&Record>) -> Check {
@@ -118,8 +121,7 @@ pub(super) async fn finish(
         return Ok(());
     };
     let sealed = context.keys.seal(Purpose::Response, stored.document.name.as_bytes(), &kept.body).await?;
-    let answer =
-        Answer { status: kept.status, content_type: kept.content_type.clone(), body: BASE64.encode(&sealed) };
+    let answer = Answer { status: kept.status, content_type: kept.content_type.clone(), body: BASE64.encode(&sealed) };
     let ends = stored.document.ends.minus(LEASE).plus(KEPT);
     let answered = UsedKey { answer: Some(answer), ends, ..stored.document.clone() };
     context.meta.commit_or_conflict(Batch::default().replace(&stored, &answered)).await?;
