@@ -199,7 +199,8 @@ impl Sessions {
             sender.received.insert(*packet_id);
         }
         let message = &publication.message;
-        let placed = publication.to.iter().map(|target| self.place(message, target, limits.queue_messages_max)).collect();
+        let placed =
+            publication.to.iter().map(|target| self.place(message, target, limits.queue_messages_max)).collect();
         let retained_full = message.retain && !self.retain(message, limits.retained_max);
         Offered { placed, retained_full }
     }
@@ -212,10 +213,9 @@ impl Sessions {
         let position = Position(session.last_position.0 + 1);
         session.last_position = position;
         let Target { qos, retain, identifiers, .. } = target.clone();
-        session.queue.insert(
-            position,
-            Queued { position, message: message.clone(), qos, retain, identifiers, released: false },
-        );
+        session
+            .queue
+            .insert(position, Queued { position, message: message.clone(), qos, retain, identifiers, released: false });
         Placed::At(position)
     }
 
