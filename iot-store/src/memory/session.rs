@@ -31,6 +31,7 @@ pub(super) struct Sessions {
 #[derive(Debug, Default)]
 struct Session {
     epoch: SessionEpoch,
+    keep: Duration,
     subscriptions: BTreeMap<String, StoredSubscription>,
     received: BTreeSet<u16>,
     queue: BTreeMap<Position, Queued>,
@@ -141,6 +142,7 @@ impl SessionStore for Memory {
                 epoch: session.epoch,
                 subscriptions: session.subscriptions.values().cloned().collect(),
                 open: session.closed.is_none(),
+                keep: session.keep,
             })
             .collect())
     }
@@ -178,10 +180,12 @@ impl Sessions {
         self.epoch += 1;
         let epoch = SessionEpoch(self.epoch);
         let former = self.sessions.remove(&opening.session);
-        let former = former.filter(|session| !opening.clean && !session.has_expired(opening.at));
+        let persistent = !opening.keep.is_zero();
+        let former = former.filter(|session| persistent && !opening.clean && !session.has_expired(opening.at));
         let resumed = former.as_ref().map(Session::resumed);
-        if opening.persistent {
-            let session = Session { epoch, will: opening.will, closed: None, ..former.unwrap_or_default() };
+        if persistent {
+            let session =
+                Session { epoch, keep: opening.keep, will: opening.will, closed: None, ..former.unwrap_or_default() };
             self.sessions.insert(opening.session, session);
         }
         Opened { epoch, resumed }

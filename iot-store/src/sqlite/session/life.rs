@@ -18,15 +18,18 @@ use super::{
 pub(super) fn open(connection: &Connection, opening: &Opening) -> Result<Opened, Fault> {
     let epoch = next_epoch(connection)?;
     let former = former(connection, &opening.session)?;
-    let resumes = |former: &Former| !opening.clean && former.expires_at.is_none_or(|at| at > opening.at.as_micros());
+    let persistent = !opening.keep.is_zero();
+    let resumes = |former: &Former| {
+        persistent && !opening.clean && former.expires_at.is_none_or(|at| at > opening.at.as_micros())
+    };
     let resumed =
         former.as_ref().filter(|former| resumes(former)).map(|former| resume(connection, former)).transpose()?;
     if let Some(former) = &former
-        && (resumed.is_none() || !opening.persistent)
+        && resumed.is_none()
     {
         remove(connection, former.id)?;
     }
-    if opening.persistent {
+    if persistent {
         take(connection, opening, epoch)?;
     }
     Ok(Opened { epoch: SessionEpoch(epoch.cast_unsigned()), resumed })
@@ -73,10 +76,16 @@ fn take(connection: &Connection, opening: &Opening, epoch: i64) -> Result<(), Fa
         Some((message, delay)) => (Some(codec::message(message)), Some(micros(*delay))),
         None => (None, None),
     };
-    let sql = "INSERT INTO session (name, epoch, will, will_delay) VALUES (?1, ?2, ?3, ?4)
+    let sql = "INSERT INTO session (name, epoch, will, will_delay, keep) VALUES (?1, ?2, ?3, ?4, ?5)
         ON CONFLICT DO UPDATE SET epoch = excluded.epoch, will = excluded.will, will_delay = excluded.will_delay,
-        expires_at = NULL, due_at = NULL";
-    connection.prepare_cached(sql)?.execute(params![opening.session.as_str(), epoch, will, delay])?;
+        keep = excluded.keep, expires_at = NULL, due_at = NULL";
+    connection.prepare_cached(sql)?.execute(params![
+        opening.session.as_str(),
+        epoch,
+        will,
+        delay,
+        micros(opening.keep)
+    ])?;
     Ok(())
 }
 
@@ -125,7 +134,7 @@ fn subscriptions(connection: &Connection, id: i64) -> Result<Vec<StoredSubscript
 }
 
 pub(super) fn sessions(connection: &Connection, after: &str, limit: u32) -> Result<Vec<StoredSession>, Fault> {
-    let sql = "SELECT id, name, epoch, expires_at IS NULL FROM session WHERE name > ?1 ORDER BY name LIMIT ?2";
+    let sql = "SELECT id, name, epoch, expires_at IS NULL, keep FROM session WHERE name > ?1 ORDER BY name LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![after, limit])?;
     let mut sessions = Vec::new();
@@ -136,6 +145,7 @@ pub(super) fn sessions(connection: &Connection, after: &str, limit: u32) -> Resu
             epoch: SessionEpoch(row.get::<_, i64>(2)?.cast_unsigned()),
             subscriptions: subscriptions(connection, row.get(0)?)?,
             open: row.get(3)?,
+            keep: Duration::from_micros(row.get::<_, i64>(4)?.try_into().unwrap_or(0)),
         });
     }
     Ok(sessions)

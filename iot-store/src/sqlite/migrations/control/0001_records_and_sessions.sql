@@ -53,6 +53,7 @@ CREATE TABLE session (
     sent_through INTEGER NOT NULL DEFAULT 0,
     will BLOB,
     will_delay INTEGER,
+    keep INTEGER NOT NULL,
     expires_at INTEGER,
     due_at INTEGER
 );
