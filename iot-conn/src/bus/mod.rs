@@ -2,4 +2,4 @@
 
 mod in_process;
 
-pub use in_process::InProcess;
+pub use in_process::{INBOX_MAX, InProcess};

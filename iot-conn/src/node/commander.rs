@@ -183,10 +183,10 @@ impl Commander {
         if let Some(receipt) = self.receipt_now(tenant, id).filter(|receipt| receipt.state.is_final()) {
             return Ok(Some(receipt));
         }
-        let done = tokio::time::timeout(wait, changes.wait_for(|receipt| receipt.state.is_final())).await;
-        match done {
-            Ok(Ok(receipt)) => Ok(Some(receipt.clone())),
-            _ => self.receipt(tenant, id).await,
+        let is_final = async { changes.wait_for(|receipt| receipt.state.is_final()).await.ok().map(|r| r.clone()) };
+        match tokio::time::timeout(wait, is_final).await.ok().flatten() {
+            Some(receipt) => Ok(Some(receipt)),
+            None => self.receipt(tenant, id).await,
         }
     }
 

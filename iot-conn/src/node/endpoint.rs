@@ -88,6 +88,12 @@ impl Link {
         }
     }
 
+    /// The same, now that its session has an epoch.
+    pub(crate) fn with_epoch(mut self, epoch: SessionEpoch) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
     pub(crate) fn grants(&self) -> Arc<Grants> {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -113,11 +119,8 @@ impl Link {
             }
             (Some(_), None) => false,
             (None, Some((device, epoch))) => {
-                let resource = Resource {
-                    tenant: message.tenant.clone(),
-                    device: Some((device.clone(), *epoch)),
-                    home: None,
-                };
+                let resource =
+                    Resource { tenant: message.tenant.clone(), device: Some((device.clone(), *epoch)), home: None };
                 self.permits(Permission::ReadTelemetry, &resource, now)
             }
             (None, None) => true,

@@ -44,11 +44,6 @@ impl Gate {
         Self(None)
     }
 
-    /// Whether somebody waits.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// One more part.
     pub(crate) fn part(&self) -> Part {
         if let Some(shared) = &self.0 {

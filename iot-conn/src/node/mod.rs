@@ -319,6 +319,20 @@ impl<A> Builder<A> {
         self
     }
 
+    /// Other bounds of the listeners than the defaults.
+    #[must_use]
+    pub fn acceptor_limits(mut self, limits: AcceptorLimits) -> Self {
+        self.acceptor_limits = limits;
+        self
+    }
+
+    /// Other bounds of commands than the defaults.
+    #[must_use]
+    pub fn command_limits(mut self, limits: CommandLimits) -> Self {
+        self.command_limits = limits;
+        self
+    }
+
     /// Another backplane than the one within the process.
     #[must_use]
     pub fn bus(mut self, bus: Arc<dyn Bus>) -> Self {

@@ -140,7 +140,7 @@ impl Session {
         for ((filter, options), code) in filters.iter().zip(codes) {
             let full = full_filter(self.link.device.as_ref(), filter);
             let wanted = match options.retain_handling {
-                RetainHandling::SendAtSubscribe => true,
+                RetainHandling::Send => true,
                 RetainHandling::SendIfNew => fresh.contains(&full),
                 RetainHandling::DoNotSend => false,
             };
@@ -224,7 +224,8 @@ impl super::Inner {
             identifier: stored.identifier,
         };
         let tenant = endpoint.tenant.as_str();
-        if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New {
+        if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New
+        {
             metrics::gauge!("iot_subscriptions").increment(1.0);
         }
         endpoint.subscriptions().insert(stored.filter.clone(), stored);

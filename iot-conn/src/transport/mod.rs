@@ -6,7 +6,8 @@ mod websocket;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-pub(crate) use acceptor::{Acceptor, AcceptorLimits};
+pub(crate) use acceptor::Acceptor;
+pub use acceptor::AcceptorLimits;
 pub use stream::Stream;
 
 /// Where and how to listen.
