@@ -124,9 +124,10 @@ impl IdentityFolder {
                 Some(_) => Err(self.damaged(KEY_FILE, "it is missing, but the certificate is there")),
             };
         };
-        let key = DeviceKey::from_pem(&key).map_err(|error| self.damaged(KEY_FILE, error))?;
+        let key = DeviceKey::from_pem(&key).map_err(|error| self.damaged(KEY_FILE, error.to_string()))?;
         let Some(text) = certificate else { return Ok(State::Keyed(key)) };
-        let saved: Saved = serde_json::from_str(&text).map_err(|error| self.damaged(CERTIFICATE_FILE, error))?;
+        let saved: Saved =
+            serde_json::from_str(&text).map_err(|error| self.damaged(CERTIFICATE_FILE, error.to_string()))?;
         if saved.format != FORMAT {
             return Err(self.damaged(CERTIFICATE_FILE, format!("format {} instead of {FORMAT}", saved.format)));
         }
@@ -179,8 +180,8 @@ impl IdentityFolder {
         replace_file(&path, contents).map_err(|source| IdentityError::Io { path, source })
     }
 
-    fn damaged(&self, name: &str, what: impl ToString) -> IdentityError {
-        IdentityError::Damaged { path: self.path.join(name), what: what.to_string() }
+    fn damaged(&self, name: &str, what: impl Into<String>) -> IdentityError {
+        IdentityError::Damaged { path: self.path.join(name), what: what.into() }
     }
 }
 
