@@ -28,7 +28,14 @@ pub mod sequence;
 pub mod tls;
 mod unit;
 
-use std::{error::Error as _, fs, future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use iot_auth::device::{Identity, IdentityError, IdentityFolder, State};
 use iot_conn::mqtt::Version;
@@ -118,7 +125,7 @@ type Prepared = (PathBuf, Option<Identity>);
 
 /// Reads what there is, so that whatever cannot work is said before anything starts.
 fn prepare(options: Options) -> Result<(Shared, Vec<Prepared>), RunError> {
-    let authority = options.ca.as_ref().map(read_authority).transpose()?;
+    let authority = options.ca.as_deref().map(read_authority).transpose()?;
     let mut units = Vec::new();
     for k in 1..=options.count {
         let folder = options.state.join(k.to_string());
@@ -144,12 +151,16 @@ fn prepare(options: Options) -> Result<(Shared, Vec<Prepared>), RunError> {
     Ok((shared, units))
 }
 
-fn read_authority(path: &PathBuf) -> Result<Authority, RunError> {
+fn read_authority(path: &Path) -> Result<Authority, RunError> {
     let pem = fs::read(path).map_err(|error| RunError::Options(format!("--ca {}: {error}", path.display())))?;
     Authority::from_pem(&pem).map_err(|error| RunError::Options(format!("--ca {}: {error}", path.display())))
 }
 
-fn saved_identity(folder: &std::path::Path) -> Result<Option<Identity>, RunError> {
+fn saved_identity(folder: &Path) -> Result<Option<Identity>, RunError> {
+    if !folder.exists() {
+        // Nothing is made until all options are known to be good.
+        return Ok(None);
+    }
     let state = IdentityFolder::open(folder).and_then(|folder| folder.load());
     match state {
         Ok(State::Claimed(identity)) => Ok(Some(*identity)),
