@@ -1,1 +1,4 @@
 //! Under construction.
+
+#[cfg(feature = "device")]
+pub mod device;
