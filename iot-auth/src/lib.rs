@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `auth` | `Auth`: authenticates, and answers for standing principals | `server` |
 //! | `registry` | products, homes, units, claim tokens, claims, revocation | `server` |
-//! | `token` | API tokens, claim tokens, the administrator's one-time password | `server` |
+//! | `token` | API tokens and the administrator's one-time password | `server` |
 //! | `ca` | the built-in certificate authority | `server` |
 //! | `keys` | the key ring in a file | `server` |
 //! | `http` | routes for all of it | `http` |
@@ -28,6 +28,6 @@ pub mod registry;
 pub mod token;
 
 #[cfg(feature = "server")]
-//pub use auth::{Auth, AuthError};
+pub use auth::{Auth, AuthError};
 #[cfg(feature = "server")]
 pub use files::SetupError;

@@ -48,8 +48,7 @@ impl SigningRequest {
         if !known_label || !rest.trim_ascii().is_empty() {
             return Err(CsrInvalid::Malformed);
         }
-        let (rest, request) =
-            X509CertificationRequest::from_der(&block.contents).map_err(|_| CsrInvalid::Malformed)?;
+        let (rest, request) = X509CertificationRequest::from_der(&block.contents).map_err(|_| CsrInvalid::Malformed)?;
         if !rest.is_empty() {
             return Err(CsrInvalid::Malformed);
         }

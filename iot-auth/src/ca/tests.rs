@@ -62,7 +62,12 @@ async fn hs_20_only_the_key_of_a_request_is_used() {
     assert_eq!(certificate.key_usage().unwrap().unwrap().value.flags, 1, "digitalSignature alone");
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth && !usage.any);
-    assert!(!certificate.extensions().iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::UnsupportedExtension { .. })));
+    assert!(
+        !certificate
+            .extensions()
+            .iter()
+            .any(|e| matches!(e.parsed_extension(), ParsedExtension::UnsupportedExtension { .. }))
+    );
     let validity = certificate.validity();
     assert_eq!(validity.not_after.timestamp(), issued.not_after.as_millis() / 1_000);
     assert_eq!(issued.not_after, now().plus(DEVICE_VALIDITY));
