@@ -1,4 +1,5 @@
 //! What happens to a folder between two starts: torn, foreign, newer, shared, unusable.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path};
 

@@ -3,6 +3,7 @@
 //! The test starts itself as a child, which appends, commits and offers from many tasks and prints what was acknowledged;
 //! the parent kills it with SIGKILL, opens the folder, and looks for every printed line. Five rounds, or as many as
 //! `IOT_KILL_ROUNDS` says.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,5 @@
 //! The SQLite backend passes the exam.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use iot_core::store::Stores;
 use iot_store::{
