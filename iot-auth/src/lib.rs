@@ -11,11 +11,14 @@
 //! | `ca` | the built-in certificate authority | `server` |
 //! | `keys` | the key ring in a file | `server` |
 //! | `http` | routes for all of it | `http` |
+//! | `device` | the device's own side: its key, its certificate, its claim | `device` |
 
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod ca;
+#[cfg(feature = "device")]
+pub mod device;
 #[cfg(feature = "server")]
 mod files;
 #[cfg(feature = "http")]

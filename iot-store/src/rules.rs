@@ -91,7 +91,15 @@ impl Buckets {
                 bucket.last = value;
             }
             _ if full => return false,
-            _ => self.done.push(Bucket { start, count: 1, min: value, max: value, sum: value, first: value, last: value }),
+            _ => self.done.push(Bucket {
+                start,
+                count: 1,
+                min: value,
+                max: value,
+                sum: value,
+                first: value,
+                last: value,
+            }),
         }
         true
     }

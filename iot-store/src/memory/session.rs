@@ -31,6 +31,7 @@ pub(super) struct Sessions {
 #[derive(Debug, Default)]
 struct Session {
     epoch: SessionEpoch,
+    keep: Duration,
     subscriptions: BTreeMap<String, StoredSubscription>,
     received: BTreeSet<u16>,
     queue: BTreeMap<Position, Queued>,
@@ -141,6 +142,7 @@ impl SessionStore for Memory {
                 epoch: session.epoch,
                 subscriptions: session.subscriptions.values().cloned().collect(),
                 open: session.closed.is_none(),
+                keep: session.keep,
             })
             .collect())
     }
@@ -178,10 +180,12 @@ impl Sessions {
         self.epoch += 1;
         let epoch = SessionEpoch(self.epoch);
         let former = self.sessions.remove(&opening.session);
-        let former = former.filter(|session| !opening.clean && !session.has_expired(opening.at));
+        let persistent = !opening.keep.is_zero();
+        let former = former.filter(|session| persistent && !opening.clean && !session.has_expired(opening.at));
         let resumed = former.as_ref().map(Session::resumed);
-        if opening.persistent {
-            let session = Session { epoch, will: opening.will, closed: None, ..former.unwrap_or_default() };
+        if persistent {
+            let session =
+                Session { epoch, keep: opening.keep, will: opening.will, closed: None, ..former.unwrap_or_default() };
             self.sessions.insert(opening.session, session);
         }
         Opened { epoch, resumed }
@@ -199,7 +203,8 @@ impl Sessions {
             sender.received.insert(*packet_id);
         }
         let message = &publication.message;
-        let placed = publication.to.iter().map(|target| self.place(message, target, limits.queue_messages_max)).collect();
+        let placed =
+            publication.to.iter().map(|target| self.place(message, target, limits.queue_messages_max)).collect();
         let retained_full = message.retain && !self.retain(message, limits.retained_max);
         Offered { placed, retained_full }
     }
@@ -212,10 +217,9 @@ impl Sessions {
         let position = Position(session.last_position.0 + 1);
         session.last_position = position;
         let Target { qos, retain, identifiers, .. } = target.clone();
-        session.queue.insert(
-            position,
-            Queued { position, message: message.clone(), qos, retain, identifiers, released: false },
-        );
+        session
+            .queue
+            .insert(position, Queued { position, message: message.clone(), qos, retain, identifiers, released: false });
         Placed::At(position)
     }
 

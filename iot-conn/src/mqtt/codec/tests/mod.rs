@@ -1,0 +1,2 @@
+mod malformed;
+mod round_trip;
