@@ -49,7 +49,7 @@ impl SetupError {
         Self::Crypto(error.into())
     }
 
-    pub(crate) fn broken(path: &Path, what: impl ToString) -> Self {
+    pub(crate) fn broken(path: &Path, what: &dyn std::fmt::Display) -> Self {
         Self::Broken { path: path.to_owned(), what: what.to_string() }
     }
 }

@@ -95,12 +95,12 @@ impl DeviceCa {
 
     async fn unseal(path: &Path, keys: &dyn KeyRing, sealed: &[u8]) -> Result<Self, SetupError> {
         let text = unseal(path, keys, SEALED_FILE, sealed).await?;
-        let ca: SealedCa = serde_json::from_str(text.expose()).map_err(|e| SetupError::broken(path, e))?;
+        let ca: SealedCa = serde_json::from_str(text.expose()).map_err(|e| SetupError::broken(path, &e))?;
         if ca.format != FORMAT {
-            return Err(SetupError::broken(path, format!("format {} is not of this version", ca.format)));
+            return Err(SetupError::broken(path, &format_args!("format {} is not of this version", ca.format)));
         }
-        let key = KeyPair::from_pem(&ca.key_pem).map_err(|e| SetupError::broken(path, e))?;
-        let issuer = Issuer::from_ca_cert_pem(&ca.certificate_pem, key).map_err(|e| SetupError::broken(path, e))?;
+        let key = KeyPair::from_pem(&ca.key_pem).map_err(|e| SetupError::broken(path, &e))?;
+        let issuer = Issuer::from_ca_cert_pem(&ca.certificate_pem, key).map_err(|e| SetupError::broken(path, &e))?;
         Ok(Self { issuer, certificate_pem: ca.certificate_pem, not_after: ca.not_after })
     }
 
@@ -199,7 +199,7 @@ async fn seal(keys: &dyn KeyRing, name: &str, text: &str) -> Result<Vec<u8>, Set
 async fn unseal(path: &Path, keys: &dyn KeyRing, name: &str, sealed: &[u8]) -> Result<Secret, SetupError> {
     let opened = keys.open(Purpose::PrivateKey, name.as_bytes(), sealed).await;
     let text = opened.map_err(|source| SetupError::Sealed { path: path.to_owned(), source })?;
-    String::from_utf8(text).map(Secret::new).map_err(|_| SetupError::broken(path, "it is no text"))
+    String::from_utf8(text).map(Secret::new).map_err(|_| SetupError::broken(path, &"it is no text"))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl DeviceCa {
         let path = folder.join(SEALED_FILE);
         if let Some(sealed) = read_private(&path)? {
             let text = unseal(&path, keys, SEALED_FILE, &sealed).await?;
-            let kept: SealedServer = serde_json::from_str(text.expose()).map_err(|e| SetupError::broken(&path, e))?;
+            let kept: SealedServer = serde_json::from_str(text.expose()).map_err(|e| SetupError::broken(&path, &e))?;
             let fits = kept.format == FORMAT && kept.ca_pem == self.certificate_pem && kept.names == all_names(names);
             if fits && kept.not_after.since(now) >= SERVER_RENEWAL {
                 let SealedServer { certificate_pem, key_pem, not_after, .. } = kept;

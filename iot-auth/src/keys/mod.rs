@@ -57,7 +57,7 @@ impl FileKeyRing {
     pub fn open_or_create(folder: &Path) -> Result<Self, SetupError> {
         let path = folder.join(FILE_NAME);
         if let Some(bytes) = read_private(&path)? {
-            let text: RingText = serde_json::from_slice(&bytes).map_err(|e| SetupError::broken(&path, e))?;
+            let text: RingText = serde_json::from_slice(&bytes).map_err(|e| SetupError::broken(&path, &e))?;
             return Self::from_text(path, text);
         }
         create_folder(folder)?;
@@ -79,7 +79,7 @@ impl FileKeyRing {
     }
 
     fn from_text(path: PathBuf, text: RingText) -> Result<Self, SetupError> {
-        let broken = |what: &str| SetupError::broken(&path, what);
+        let broken = |what: &str| SetupError::broken(&path, &what);
         if text.format != FORMAT {
             return Err(broken(&format!("format {} is not of this version", text.format)));
         }

@@ -179,7 +179,7 @@ impl Auth {
         if why == ClaimRefusal::AlreadyClaimed {
             tracing::warn!(unit = ?named, key = request.fingerprint(), "a claimed unit was claimed with another key");
         }
-        let actor = format_args!("{}/claim_token/{}", token.tenant, token.id);
+        let actor = format!("{}/claim_token/{}", token.tenant, token.id);
         let subject = match named {
             Some(id) => Device::key_of(&token.tenant, id).to_string(),
             None => format!("key {}", request.fingerprint()),

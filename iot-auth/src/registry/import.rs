@@ -189,7 +189,8 @@ impl Row {
 }
 
 fn read(csv: &[u8]) -> Result<Vec<Row>, ImportError> {
-    let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(csv);
+    let csv = unix_lines(csv);
+    let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(csv.as_slice());
     let columns = Columns::read(reader.headers().map_err(|e| malformed(&e, ImportErrorKind::Columns))?)?;
     let (mut rows, mut devices, mut p_codes) = (Vec::new(), HashSet::new(), HashMap::new());
     for record in reader.records() {
@@ -208,6 +209,12 @@ fn read(csv: &[u8]) -> Result<Vec<Row>, ImportError> {
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// The csv crate counts a line behind where lines end in CR LF.
+fn unix_lines(csv: &[u8]) -> Vec<u8> {
+    let ends = |at: usize| csv[at] == b'\r' && csv.get(at + 1) == Some(&b'\n');
+    (0..csv.len()).filter(|at| !ends(*at)).map(|at| csv[at]).collect()
 }
 
 /// Where the columns of [`COLUMNS`] stand.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use iot_core::{
     access::{Principal, Relation},
     id::{TenantId, TokenId},
@@ -12,6 +14,9 @@ use crate::auth::{Auth, AuthError, Step};
 
 /// The longest name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 128;
+
+/// The longest that a token with an end is good.
+pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(3_652 * 24 * 3_600);
 
 /// What a token's holder is to its tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,6 @@ mod text;
 
 pub use self::{
     admin::{ADMIN_USER, AdminPassword, SignIn},
-    api::{ApiToken, IssuedToken, Role, TOKEN_NAME_BYTES_MAX},
+    api::{ApiToken, IssuedToken, Role, TOKEN_NAME_BYTES_MAX, TOKEN_VALIDITY_MAX},
     text::{Kind, SECRET_CHARACTERS, TokenText},
 };
