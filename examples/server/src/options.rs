@@ -190,7 +190,9 @@ pub(crate) fn one_line(text: &str) -> String {
 impl Options {
     fn check(&self) -> Result<(), Failure> {
         if self.allow_anonymous {
-            for (name, listen) in [("--mqtt", self.mqtt), ("--mqtts", self.mqtts), ("--ws", self.ws), ("--wss", self.wss)] {
+            for (name, listen) in
+                [("--mqtt", self.mqtt), ("--mqtts", self.mqtts), ("--ws", self.ws), ("--wss", self.wss)]
+            {
                 if listen.address().is_some_and(|address| !address.ip().is_loopback()) {
                     return Err(Failure::options(format!(
                         "--allow-anonymous works on loopback listeners only: {name} is {listen}; give it a loopback address, 'off', or leave --allow-anonymous out"
@@ -199,7 +201,9 @@ impl Options {
             }
         }
         if self.demo > 0 {
-            let reachable = |listen: Listen| listen.address().is_some_and(|address| address.ip().is_loopback() || address.ip().is_unspecified());
+            let reachable = |listen: Listen| {
+                listen.address().is_some_and(|address| address.ip().is_loopback() || address.ip().is_unspecified())
+            };
             if !reachable(self.http) || !reachable(self.mqtts) {
                 return Err(Failure::options(
                     "--demo needs --http and --mqtts on addresses that this machine reaches by loopback".to_owned(),
