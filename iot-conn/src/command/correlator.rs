@@ -212,7 +212,9 @@ impl Correlator {
     /// The device has answered. An answer to a command of another device, or to none, is ignored: `false`.
     pub fn replied(&mut self, now: Now, tenant: &TenantId, device: &DeviceId, reply: ReplyBody) -> bool {
         let name = (tenant.clone(), reply.id);
-        let Some(entry) = self.open.get_mut(&name).filter(|entry| entry.receipt.device == *device) else { return false };
+        let Some(entry) = self.open.get_mut(&name).filter(|entry| entry.receipt.device == *device) else {
+            return false;
+        };
         entry.receipt.result = reply.result;
         entry.receipt.error = reply.error;
         let state = match reply.status {
@@ -452,7 +454,9 @@ mod tests {
         assert!(matches!(correlator.submit(now(0), request("b", Offline::Wait), E0, false), Submitted::Taken(_)));
         assert_eq!(state(&correlator, "b"), CommandState::Queued);
         let out = effects(&mut correlator);
-        let Some(Effect::Store(stored)) = out.iter().find(|e| matches!(e, Effect::Store(_))) else { panic!("not stored") };
+        let Some(Effect::Store(stored)) = out.iter().find(|e| matches!(e, Effect::Store(_))) else {
+            panic!("not stored")
+        };
 
         let mut restarted = Correlator::new(CommandLimits::default());
         restarted.restore(now(400), *stored.clone());

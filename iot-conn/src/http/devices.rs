@@ -47,11 +47,8 @@ struct PresenceView {
 impl DeviceView {
     fn new(device: Device, node: &Node) -> Self {
         let presence = node.presence(&device.tenant, &device.id);
-        let show = |presence: Presence| PresenceView {
-            online: presence.online,
-            since: presence.since,
-            cause: presence.cause,
-        };
+        let show =
+            |presence: Presence| PresenceView { online: presence.online, since: presence.since, cause: presence.cause };
         let key = |key: DeviceKey| KeyView { fingerprint: key.fingerprint, state: key.state, not_after: key.not_after };
         Self {
             id: device.id.to_string(),
@@ -143,4 +140,3 @@ pub(super) async fn status(State(node): State<Node>, identity: Identity) -> Resu
         commands_open: node.commander().open_len(),
     }))
 }
-

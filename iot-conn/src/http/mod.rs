@@ -31,17 +31,26 @@ fn device_routes(routes: Routes<Node>) -> Routes<Node> {
     let alarm = json!({"device": "demo-1", "name": "temperature", "active": true, "since": "2026-11-23T00:00:00Z", "text": "31.5 is above 30", "cause": "n1-42"});
     routes
         .get("/v1/devices", read, list, devices::list)
-        .get("/v1/devices/{device}", Guard::Device(Permission::ReadDevice), Doc::new("One device").response(200, one), devices::show)
+        .get(
+            "/v1/devices/{device}",
+            Guard::Device(Permission::ReadDevice),
+            Doc::new("One device").response(200, one),
+            devices::show,
+        )
         .get(
             "/v1/alarms",
             Guard::Tenant(Permission::ReadTelemetry),
-            Doc::new("Alarms").paged().query("active", "`true`: only those that are raised").response(200, json!({"items": [alarm], "next": null})),
+            Doc::new("Alarms")
+                .paged()
+                .query("active", "`true`: only those that are raised")
+                .response(200, json!({"items": [alarm], "next": null})),
             devices::alarms,
         )
         .get(
             "/v1/status",
             read,
-            Doc::new("The node at a glance").response(200, json!({"devices": 5, "online": 5, "sessions": 6, "commands_open": 0})),
+            Doc::new("The node at a glance")
+                .response(200, json!({"devices": 5, "online": 5, "sessions": 6, "commands_open": 0})),
             devices::status,
         )
 }
@@ -55,7 +64,9 @@ fn command_routes(routes: Routes<Node>) -> Routes<Node> {
     });
     let wait = "wait for a final state, in milliseconds, at most 30000";
     let send = Doc::new("Send a command")
-        .request(json!({"name": "set", "args": {"on": true}, "timeout_ms": 10000, "offline": "fail", "supersede": false}))
+        .request(
+            json!({"name": "set", "args": {"on": true}, "timeout_ms": 10000, "offline": "fail", "supersede": false}),
+        )
         .query("wait_ms", wait)
         .response(200, receipt.clone())
         .response(202, receipt.clone())
@@ -70,7 +81,8 @@ fn command_routes(routes: Routes<Node>) -> Routes<Node> {
 
 fn telemetry_routes(routes: Routes<Node>) -> Routes<Node> {
     let read = Guard::Device(Permission::ReadTelemetry);
-    let sample = json!({"at": "2026-11-23T00:00:00Z", "received": "2026-11-23T00:00:00.1Z", "values": {"temperature": 21.5}});
+    let sample =
+        json!({"at": "2026-11-23T00:00:00Z", "received": "2026-11-23T00:00:00.1Z", "values": {"temperature": 21.5}});
     let value = json!({"metric": "temperature", "at": "2026-11-23T00:00:00Z", "value": 21.5});
     let bucket = json!({"start": "2026-11-23T00:00:00Z", "count": 12, "min": 20.5, "max": 22.0, "sum": 255.0, "mean": 21.25, "first": 20.5, "last": 21.5});
     let range = Doc::new("Samples and events in a span of time")

@@ -442,18 +442,21 @@ impl Session {
             Kind::Queued { position, dup, .. } => (PacketId::Use(position.packet_id()), dup),
             Kind::Passing | Kind::Command(_) => (PacketId::Assign, false),
         };
-        let written = self.connection.engine.deliver(now, &Delivery {
-            topic: &topic,
-            payload: &outgoing.message.payload,
-            qos: outgoing.qos,
-            retain: outgoing.retain,
-            dup: dup && outgoing.qos != QoS::AtMostOnce,
-            packet_id,
-            tag: tag.write(),
-            identifiers: &outgoing.identifiers,
-            properties: &properties,
-            expiry_s: expiry.map(|s| u32::try_from(s).unwrap_or(u32::MAX)),
-        });
+        let written = self.connection.engine.deliver(
+            now,
+            &Delivery {
+                topic: &topic,
+                payload: &outgoing.message.payload,
+                qos: outgoing.qos,
+                retain: outgoing.retain,
+                dup: dup && outgoing.qos != QoS::AtMostOnce,
+                packet_id,
+                tag: tag.write(),
+                identifiers: &outgoing.identifiers,
+                properties: &properties,
+                expiry_s: expiry.map(|s| u32::try_from(s).unwrap_or(u32::MAX)),
+            },
+        );
         drop(topic);
         match written {
             Delivered::Written => self.written(outgoing.kind, delivery),

@@ -71,7 +71,9 @@ where
         loop {
             match self.store.checkpoint(&self.node, &self.name).await {
                 Ok(sequence) => return sequence,
-                Err(error) => tracing::error!(consumer = %self.name, %error, "the checkpoint cannot be read; trying again"),
+                Err(error) => {
+                    tracing::error!(consumer = %self.name, %error, "the checkpoint cannot be read; trying again")
+                }
             }
             tokio::time::sleep(CHECKPOINT_EVERY).await;
         }

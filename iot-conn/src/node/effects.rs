@@ -91,7 +91,11 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
 
 fn command_id(effect: &Effect) -> CommandId {
     let text = format!("{}-{}", effect.cause, effect.index);
-    let short = if text.len() <= iot_core::id::ID_BYTES_MAX { text.as_str() } else { &text[text.len() - iot_core::id::ID_BYTES_MAX..] };
+    let short = if text.len() <= iot_core::id::ID_BYTES_MAX {
+        text.as_str()
+    } else {
+        &text[text.len() - iot_core::id::ID_BYTES_MAX..]
+    };
     short.parse().expect("event ids are made of node ids, digits and '-'")
 }
 

@@ -113,11 +113,8 @@ impl Link {
             }
             (Some(_), None) => false,
             (None, Some((device, epoch))) => {
-                let resource = Resource {
-                    tenant: message.tenant.clone(),
-                    device: Some((device.clone(), *epoch)),
-                    home: None,
-                };
+                let resource =
+                    Resource { tenant: message.tenant.clone(), device: Some((device.clone(), *epoch)), home: None };
                 self.permits(Permission::ReadTelemetry, &resource, now)
             }
             (None, None) => true,

@@ -91,7 +91,8 @@ pub(crate) async fn run(node: NodeId, plane: Arc<Plane<Arrival>>, mut service: B
         let events: Arc<[Event]> = arrivals.iter().flat_map(|arrival| arrival.events.iter().cloned()).collect();
         let batch = IngestBatch { node: node.clone(), events: events.clone() };
         let ingested = append(&mut service, batch).await;
-        metrics::histogram!("iot_ingest_batch_events").record(f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)));
+        metrics::histogram!("iot_ingest_batch_events")
+            .record(f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)));
         tail.push(EventBatch { node: node.clone(), events: stored(&events, &ingested) });
         settle(arrivals, &ingested);
     }

@@ -75,7 +75,11 @@ async fn run(node: &Arc<Inner>, mut opened: Opened) {
 }
 
 #[expect(clippy::large_types_passed_by_value, reason = "the connection is handed back when it is refused")]
-async fn open(node: &Arc<Inner>, mut running: Running, request: ConnectRequest) -> Result<Opened, (Running, ReasonCode)> {
+async fn open(
+    node: &Arc<Inner>,
+    mut running: Running,
+    request: ConnectRequest,
+) -> Result<Opened, (Running, ReasonCode)> {
     match try_open(node, &mut running, request).await {
         Ok((endpoint, link, will, expiry, delivery)) => {
             let session = Session { endpoint, link, connection: running, delivery, fresh: Vec::new() };
@@ -126,7 +130,8 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
         Some(will) => Some(node.permit_will(&probe, will).await?),
         None => None,
     };
-    let (epoch, resumed) = take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await.map_err(unavailable)?;
+    let (epoch, resumed) =
+        take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await.map_err(unavailable)?;
     let session_present = resumed.is_some();
     if !session_present {
         node.unsubscribe_all(&endpoint);
@@ -153,13 +158,16 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
             running.mailbox.close(ReasonCode::ServerBusy);
         }
     }
-    running.engine.accept(node.clock.monotonic(), Accepted {
-        session_present,
-        session_expiry_s: expiry_s,
-        assigned_client_id: assigned,
-        server_keep_alive_s: None,
-        received: resumed.received,
-    });
+    running.engine.accept(
+        node.clock.monotonic(),
+        Accepted {
+            session_present,
+            session_expiry_s: expiry_s,
+            assigned_client_id: assigned,
+            server_keep_alive_s: None,
+            received: resumed.received,
+        },
+    );
     node.arrived(&link).await;
     let sent_through = session_present.then_some(resumed.sent_through).filter(|through| *through > Position(0));
     Ok((endpoint, link, will, expiry, Progress { sent_through, ..Progress::default() }))

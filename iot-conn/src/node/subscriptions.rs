@@ -224,7 +224,8 @@ impl super::Inner {
             identifier: stored.identifier,
         };
         let tenant = endpoint.tenant.as_str();
-        if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New {
+        if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New
+        {
             metrics::gauge!("iot_subscriptions").increment(1.0);
         }
         endpoint.subscriptions().insert(stored.filter.clone(), stored);

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use iot_core::{
-    store::{Due, Fenced, StoreError},
     session::Position,
     store::Closing,
+    store::{Due, Fenced, StoreError},
 };
 
 use super::Inner;

@@ -78,7 +78,8 @@ impl Tail {
         if batch.events.first().is_some_and(|event| event.sequence > sequence) {
             return After::Batch(batch);
         }
-        let events: Arc<[StoredEvent]> = batch.events.iter().filter(|event| event.sequence > sequence).cloned().collect();
+        let events: Arc<[StoredEvent]> =
+            batch.events.iter().filter(|event| event.sequence > sequence).cloned().collect();
         After::Batch(EventBatch { node: batch.node, events })
     }
 }

@@ -47,7 +47,13 @@ enum Permitted {
 
 impl Inner {
     /// Takes what a client has published. The gate opens when everything that its acknowledgement promises is done.
-    pub(crate) async fn publish(&self, endpoint: &Endpoint, link: &Arc<Link>, request: PublishRequest, gate: &Gate) -> ReasonCode {
+    pub(crate) async fn publish(
+        &self,
+        endpoint: &Endpoint,
+        link: &Arc<Link>,
+        request: PublishRequest,
+        gate: &Gate,
+    ) -> ReasonCode {
         let now = self.clock.timestamp();
         let place = match self.place(link, &request.topic, now).await {
             Ok(place) => place,
@@ -82,12 +88,18 @@ impl Inner {
             device,
         };
         let matched = self.route(Some(endpoint), message, received, gate);
-        if matched == 0 && !matches!(place, Place::Own(_)) { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success }
+        if matched == 0 && !matches!(place, Place::Own(_)) {
+            ReasonCode::NoMatchingSubscribers
+        } else {
+            ReasonCode::Success
+        }
     }
 
     async fn place(&self, link: &Link, name: &str, now: Timestamp) -> Result<Place, ReasonCode> {
         let denied = Err(ReasonCode::NotAuthorized);
-        if name.len() > self.limits.topic_bytes_max || topic::check_name(name, usize::MAX, self.limits.topic_levels_max).is_err() {
+        if name.len() > self.limits.topic_bytes_max
+            || topic::check_name(name, usize::MAX, self.limits.topic_levels_max).is_err()
+        {
             return Err(ReasonCode::TopicNameInvalid);
         }
         let tenant = &link.principal.tenant;
@@ -163,8 +175,13 @@ impl Inner {
         let body = ErrorBody { topic: local.into(), code: "payload_invalid".into(), detail: detail.into() };
         let payload = payload::encode(&body, device.encoding).into();
         let message = self.own_message(&link.principal.tenant, &device.prefix, DeviceTopic::Error, payload, device);
-        let outgoing =
-            Outgoing { message, qos: QoS::AtMostOnce, retain: false, identifiers: Identifiers::default(), kind: Kind::Passing };
+        let outgoing = Outgoing {
+            message,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            identifiers: Identifiers::default(),
+            kind: Kind::Passing,
+        };
         if link.mailbox.post(outgoing, Gate::open().part()) != Posted::Taken {
             metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
         }
@@ -221,7 +238,8 @@ impl Inner {
                 Some(link) if !link.may_receive(&message, now) => {}
                 Some(link) if qos == QoS::AtMostOnce || !link.persistent => {
                     let message = message.clone();
-                    let outgoing = Outgoing { message, qos, retain, identifiers: matched.identifiers, kind: Kind::Passing };
+                    let outgoing =
+                        Outgoing { message, qos, retain, identifiers: matched.identifiers, kind: Kind::Passing };
                     if link.mailbox.post(outgoing, gate.part()) == Posted::Shed {
                         metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
                     }

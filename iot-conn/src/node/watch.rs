@@ -98,7 +98,10 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                 node.looked();
             }
             Err(error @ StoreError::Damaged { .. }) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "changes were missed; asking about everybody");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "changes were missed; asking about everybody"
+                );
                 if let Ok(revision) = node.stores.meta.revision().await {
                     seen = revision;
                     node.directory.invalidate_all();

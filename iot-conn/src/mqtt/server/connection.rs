@@ -1,0 +1,373 @@
+//! The connection: its life, its timers and what the caller tells it.
+
+use std::{collections::VecDeque, num::NonZeroU16, time::Duration};
+
+use bytes::BytesMut;
+use iot_core::{message::QoS, time::Monotonic};
+
+use crate::mqtt::{
+    codec::{encode, frame_length},
+    packet::{Ack, Disconnect, List, Packet, PacketKind, Publish, SubAck, Version},
+    property::Property,
+    reason::ReasonCode,
+    wire::{DecodeError, EncodeError, Put},
+};
+
+use super::event::{Cause, Event, Ticket};
+use super::inbound::Inbound;
+use super::limits::ConnectionLimits;
+use super::outbound::{Delivered, Delivery, Outbound};
+
+/// The server's end of one connection; see [the module](super) for how to drive it.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) limits: ConnectionLimits,
+    pub(super) phase: Phase,
+    pub(super) version: Option<Version>,
+    pub(super) asked: Asked,
+    pub(super) silence_max: Option<Duration>,
+    /// When the last packet came.
+    pub(super) heard: Monotonic,
+    /// Packets may wait unread for a reason that is not the client's: silence proves nothing.
+    stalled: bool,
+    pub(super) inbound: Inbound,
+    pub(super) outbound: Outbound,
+    events: VecDeque<Event>,
+    output: BytesMut,
+    /// The properties of the message that is being written.
+    scratch: BytesMut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No packet has come.
+    Fresh {
+        deadline: Monotonic,
+    },
+    /// The CONNECT waits for its answer.
+    Asked,
+    Online,
+    Closed,
+}
+
+/// What the CONNECT asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) keep_alive_s: u16,
+    pub(super) session_expiry_s: u32,
+    pub(super) receive_maximum: Option<u16>,
+    pub(super) packet_bytes_max: Option<u32>,
+}
+
+impl Connection {
+    /// A connection whose transport is open, without a byte read.
+    #[must_use]
+    pub fn new(now: Monotonic, limits: ConnectionLimits) -> Self {
+        Self {
+            phase: Phase::Fresh { deadline: now.plus(limits.connect_timeout) },
+            version: None,
+            asked: Asked::default(),
+            silence_max: None,
+            heard: now,
+            stalled: false,
+            inbound: Inbound::default(),
+            outbound: Outbound::new(0),
+            events: VecDeque::new(),
+            output: BytesMut::new(),
+            scratch: BytesMut::new(),
+            limits,
+        }
+    }
+
+    // === The transport's side ===
+
+    /// Takes whole packets from the front of `input` and leaves what is incomplete.
+    ///
+    /// Stops early while [saturated](Self::is_saturated): the rest is for the next call, which is due when that is
+    /// over, with or without new bytes. After the end all input is dropped.
+    pub fn handle_input(&mut self, now: Monotonic, input: &mut BytesMut) {
+        while !self.is_closed() && !self.is_saturated() {
+            match frame_length(input, self.limits.packet_bytes_max as usize) {
+                Ok(Some(length)) if length <= input.len() => {
+                    let frame = input.split_to(length).freeze();
+                    self.heard = now;
+                    self.stalled = false;
+                    self.handle_frame(&frame).unwrap_or_else(|violation| self.violate(violation));
+                }
+                Ok(_) => break,
+                Err(violation) => self.violate(violation),
+            }
+        }
+        self.stalled |= self.is_stalled();
+        if self.is_closed() {
+            input.clear();
+        }
+    }
+
+    /// When [`Connection::handle_timeout`] is to be called, if nothing else happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Monotonic> {
+        match self.phase {
+            Phase::Fresh { deadline } => Some(deadline),
+            Phase::Online => self.silence_max.map(|silence| self.heard.plus(silence)),
+            Phase::Asked | Phase::Closed => None,
+        }
+    }
+
+    /// Ends a connection whose CONNECT did not come in time, or that was silent for one and a half keep-alive intervals
+    /// [MQTT-3.1.2-22]. Too early a call does nothing.
+    ///
+    /// Silence while the caller had not answered or not drained its events starts anew, as packets may not have been
+    /// read. A client that does not take its output is not excused.
+    pub fn handle_timeout(&mut self, now: Monotonic) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        if let Phase::Fresh { .. } = self.phase {
+            self.close(Cause::ConnectTimeout);
+        } else if self.stalled || self.is_stalled() {
+            self.heard = now;
+            self.stalled = self.is_stalled();
+        } else {
+            self.send_disconnect(ReasonCode::KeepAliveTimeout);
+            self.close(Cause::KeepAliveTimeout);
+        }
+    }
+
+    /// The bytes to write; the caller takes away what it has written.
+    pub const fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Whether it has ended: nothing more is read or delivered. Write what is in the output, then close.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether nothing is taken from the input for now: the CONNECT or too much else waits for an answer of the caller,
+    /// or events or output bytes are at their bound. Do not read from the transport meanwhile.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.phase == Phase::Asked || self.is_stalled() || self.output.len() >= self.limits.output_bytes_max
+    }
+
+    /// Whether the caller is what holds the input up.
+    fn is_stalled(&self) -> bool {
+        let load = self.version.map_or(0, |version| self.inbound.load(version));
+        load >= usize::from(self.limits.receive_maximum.max(1)) || self.events.len() >= self.limits.events_max.max(1)
+    }
+
+    /// The client's version, once its CONNECT was read.
+    #[must_use]
+    pub const fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    // === The caller's side ===
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether [`Connection::poll_event`] has something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// An inbound message of QoS 1 or 2 is safe, or failed with an error reason.
+    ///
+    /// PUBACKs leave in the order of their messages and PUBRECs in the order of theirs, so this one may wait for
+    /// earlier ones. An error ends a QoS 2 exchange: there will be no [`Event::Release`], and the packet identifier is
+    /// free. A 3.1.1 client is not told the reason.
+    pub fn published(&mut self, ticket: Ticket, reason: ReasonCode) {
+        self.inbound.answer(ticket, reason);
+        self.send_answers();
+    }
+
+    /// An inbound PUBREL is done: PUBCOMP is sent and the packet identifier is free.
+    pub fn released(&mut self, ticket: Ticket) {
+        if let Some(packet_id) = self.inbound.released(ticket, &self.limits) {
+            self.send(&Packet::PubComp(Ack::new(packet_id, ReasonCode::Success)));
+        }
+    }
+
+    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one is sent as
+    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets 0x80 for every error.
+    pub fn subscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
+        self.answer_request(ticket, PacketKind::SubAck, codes);
+    }
+
+    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one is sent as
+    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets none.
+    pub fn unsubscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
+        self.answer_request(ticket, PacketKind::UnsubAck, codes);
+    }
+
+    /// How many more messages of QoS 1 and 2 may be sent now.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        if self.phase == Phase::Online { self.outbound.window() } else { 0 }
+    }
+
+    /// Writes a message for the client. With QoS 1 and 2, [`Event::Finished`] comes with its tag, if the connection
+    /// lasts.
+    pub fn deliver(&mut self, _now: Monotonic, delivery: &Delivery<'_>) -> Delivered {
+        if self.phase != Phase::Online || self.output.len() >= self.limits.output_bytes_max {
+            return Delivered::Full;
+        }
+        let packet_id = if delivery.qos == QoS::AtMostOnce {
+            None
+        } else {
+            match self.outbound.free_id(delivery.packet_id) {
+                Some(packet_id) => Some(packet_id),
+                None => return Delivered::Full,
+            }
+        };
+        if !self.write_publish(delivery, packet_id) {
+            return Delivered::TooLarge;
+        }
+        if let Some(packet_id) = packet_id {
+            self.outbound.sent(delivery, packet_id);
+        }
+        Delivered::Written
+    }
+
+    /// Sends the PUBREL of an outbound QoS 2 message: after [`Event::Received`], or for a message of an earlier
+    /// connection whose PUBREC came there. The latter takes a place of the window, even beyond its end, and
+    /// [`Event::Finished`] comes with `tag`.
+    ///
+    /// PUBRELs leave in the order of the calls; that is to be the order of the PUBRECs [MQTT-4.6.0-4]. Nothing is sent
+    /// for 0, or for an identifier whose message has no PUBREC or has its PUBREL already.
+    pub fn release(&mut self, packet_id: u16, tag: u64) {
+        let Some(packet_id) = NonZeroU16::new(packet_id) else { return };
+        if self.phase == Phase::Online && self.outbound.release(packet_id, tag) {
+            self.send(&Packet::PubRel(Ack::new(packet_id, ReasonCode::Success)));
+        }
+    }
+
+    /// Ends the connection. An MQTT 5 client gets a DISCONNECT with the reason; one that waits for its CONNACK is
+    /// [refused](Self::refuse).
+    pub fn disconnect(&mut self, reason: ReasonCode) {
+        if self.phase == Phase::Asked {
+            self.refuse(reason);
+        } else {
+            self.send_disconnect(reason);
+            self.close(Cause::ServerDisconnect(reason));
+        }
+    }
+
+    // === Sending ===
+
+    /// Appends a packet, unless the client takes none of its size [MQTT-3.1.2-24]. Whether it did.
+    pub(super) fn send(&mut self, packet: &Packet<'_>) -> bool {
+        let Some(version) = self.version else { return false };
+        let start = self.output.len();
+        let is_written = !self.is_closed() && encode(packet, version, &mut self.output).is_ok();
+        let fits = is_written && self.fits(self.output.len() - start);
+        if !fits {
+            self.output.truncate(start);
+        }
+        fits
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.asked.packet_bytes_max.is_none_or(|max| bytes <= max as usize)
+    }
+
+    pub(super) fn send_answers(&mut self) {
+        while let Some((kind, packet_id, reason)) = self.inbound.next_answer(&self.limits) {
+            let ack = Ack::new(packet_id, reason_for(kind, reason));
+            self.send(&if kind == PacketKind::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
+        }
+    }
+
+    fn answer_request(&mut self, ticket: Ticket, kind: PacketKind, codes: &[ReasonCode]) {
+        let Some(request) = self.inbound.answer_request(ticket, kind) else { return };
+        let completed: Vec<_>;
+        let reasons = if codes.len() == request.filters {
+            codes
+        } else {
+            let missing = std::iter::repeat(ReasonCode::UnspecifiedError);
+            completed = codes.iter().copied().chain(missing).take(request.filters).collect();
+            &completed
+        };
+        let ack = SubAck { packet_id: request.packet_id, properties: List::EMPTY, reasons: List::from(reasons) };
+        self.send(&if kind == PacketKind::SubAck { Packet::SubAck(ack) } else { Packet::UnsubAck(ack) });
+    }
+
+    fn write_publish(&mut self, delivery: &Delivery<'_>, packet_id: Option<NonZeroU16>) -> bool {
+        if !self.fits(delivery.payload.len() + delivery.topic.len()) {
+            return false;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let is_v5 = self.version == Some(Version::V5);
+        let is_written = (!is_v5 || put_properties(delivery, &mut scratch).is_ok())
+            && self.send(&Packet::Publish(Publish {
+                dup: delivery.dup && packet_id.is_some(),
+                qos: delivery.qos,
+                retain: delivery.retain,
+                topic: delivery.topic,
+                packet_id,
+                properties: List::checked(&scratch),
+                payload: delivery.payload,
+            }));
+        self.scratch = scratch;
+        is_written
+    }
+
+    // === The end ===
+
+    pub(super) fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    fn violate(&mut self, violation: DecodeError) {
+        self.send_disconnect(match violation.reason {
+            reason if reason.is_valid_in(PacketKind::Disconnect) => reason,
+            _ => ReasonCode::ProtocolError,
+        });
+        self.close(Cause::Protocol(violation.reason, violation.statement));
+    }
+
+    /// Only after a CONNACK [MQTT-3.14.0-1], and not in 3.1.1, where the server has no DISCONNECT.
+    fn send_disconnect(&mut self, reason: ReasonCode) {
+        if self.phase == Phase::Online && self.version == Some(Version::V5) {
+            let reason = reason_for(PacketKind::Disconnect, reason);
+            self.send(&Packet::Disconnect(Disconnect { reason, properties: List::EMPTY }));
+        }
+    }
+
+    /// Ends it, once. What the client or the caller still had to answer is forgotten.
+    pub(super) fn close(&mut self, cause: Cause) {
+        if self.is_closed() {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.inbound = Inbound::default();
+        self.outbound = Outbound::new(0);
+        self.emit(Event::Closed(cause));
+    }
+}
+
+/// `reason` if packets of this kind may hold it, else what is nearest.
+pub(super) fn reason_for(kind: PacketKind, reason: ReasonCode) -> ReasonCode {
+    match reason {
+        reason if reason.is_valid_in(kind) => reason,
+        reason if reason.is_error() => ReasonCode::UnspecifiedError,
+        _ => ReasonCode::Success,
+    }
+}
+
+fn put_properties(delivery: &Delivery<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
+    if let Some(expiry_s) = delivery.expiry_s {
+        Property::MessageExpiryInterval(expiry_s).put(out)?;
+    }
+    for identifier in delivery.identifiers {
+        Property::SubscriptionIdentifier(*identifier).put(out)?;
+    }
+    Property::of_message(delivery.properties).try_for_each(|property| property.put(out))
+}
