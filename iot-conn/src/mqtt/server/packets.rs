@@ -53,7 +53,7 @@ impl Connection {
             Packet::Disconnect(disconnect) => self.handle_disconnect(&disconnect),
             Packet::Connect(_) => Err(DecodeError::protocol("a client sends one CONNECT [MQTT-3.1.0-2]")),
             Packet::Auth(_) => Err(DecodeError::protocol(
-                "an AUTH comes after a CONNECT with an authentication method [MQTT-4.12.0-6]",
+                "an AUTH comes after a CONNECT with an authentication method [MQTT-4.12.0-7]",
             )),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(DecodeError::protocol("a packet type is sent in its direction of flow (MQTT 5 §2.1.2)"))
