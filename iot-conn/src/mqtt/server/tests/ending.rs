@@ -82,6 +82,33 @@ fn a_client_is_not_silent_while_it_is_not_read() {
 }
 
 #[test]
+fn a_client_that_was_not_read_gets_its_time_anew_once() {
+    let mut server = Server::online(Version::V311, ConnectionLimits { receive_maximum: 1, ..limits() });
+    server.receive(&publish(QoS::AtLeastOnce, 1));
+    let tickets = server.tickets();
+    server.pass(89 * SECOND);
+    server.connection.published(tickets[0], ReasonCode::Success);
+    server.pass(SECOND);
+    assert!(!server.connection.is_closed(), "what came meanwhile has not been read");
+    server.receive(&publish(QoS::AtLeastOnce, 2));
+    let tickets = server.tickets();
+    server.connection.published(tickets[0], ReasonCode::Success);
+    server.receive(&Packet::PingReq);
+    server.pass(90 * SECOND);
+    assert!(server.connection.is_closed(), "everything has been read");
+}
+
+#[test]
+fn the_keep_alive_begins_with_the_connack() {
+    let mut server = Server::new(Version::V5, limits());
+    server.receive(&Packet::Connect(connect(Version::V5)));
+    server.pass(1_000 * SECOND);
+    assert_eq!(server.connection.poll_timeout(), None);
+    server.connection.accept(server.now, Accepted::default());
+    assert_eq!(server.connection.poll_timeout(), Some(server.now.plus(90 * SECOND)));
+}
+
+#[test]
 fn a_client_that_does_not_take_its_output_is_silent() {
     let mut server = Server::online(Version::V5, ConnectionLimits { output_bytes_max: 1, ..limits() });
     server.receive(&Packet::PingReq);

@@ -97,6 +97,28 @@ fn mqtt_5_4_6_0_2_pubacks_leave_in_the_order_of_their_messages() {
 }
 
 #[test]
+fn the_first_answer_counts() {
+    let mut server = Server::online(Version::V5, limits());
+    for (packet_id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::AtLeastOnce), (3, QoS::ExactlyOnce), (4, QoS::ExactlyOnce)]
+    {
+        server.receive(&publish(qos, packet_id));
+    }
+    let tickets = server.tickets();
+    for (at, reason) in [
+        (1, ReasonCode::NotAuthorized),
+        (1, ReasonCode::Success),
+        (3, ReasonCode::NotAuthorized),
+        (3, ReasonCode::Success),
+    ] {
+        server.connection.published(tickets[at], reason);
+    }
+    server.connection.published(tickets[0], ReasonCode::Success);
+    server.connection.published(tickets[2], ReasonCode::Success);
+    let refused = |packet_id| Ack::new(id(packet_id), ReasonCode::NotAuthorized);
+    server.assert_sent(&[puback(1), Packet::PubAck(refused(2)), pubrec(3), Packet::PubRec(refused(4))]);
+}
+
+#[test]
 fn mqtt_5_4_6_0_3_pubrecs_leave_in_the_order_of_their_messages() {
     for version in BOTH {
         let mut server = Server::online(version, limits());
@@ -248,12 +270,12 @@ fn a_pubrel_for_nothing_is_answered() {
 #[test]
 fn a_resumed_session_knows_what_was_received() {
     for version in BOTH {
-        let accepted = Accepted { session_present: true, received: vec![9, 0, 7, 9], ..Accepted::default() };
+        let accepted = Accepted { session_present: true, received: vec![9, 8, 0, 7, 6, 9], ..Accepted::default() };
         let mut server = Server::accepted(&connect(version), limits(), accepted);
         server.receive(&publish_again(QoS::ExactlyOnce, 7));
         assert!(server.events().is_empty());
         server.assert_sent(&[pubrec(7)]);
-        for packet_id in [9, 7] {
+        for packet_id in [9, 6, 8, 7] {
             server.receive(&pubrel(packet_id));
             let ticket = server.release_ticket();
             server.connection.released(ticket);
