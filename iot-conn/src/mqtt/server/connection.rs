@@ -87,7 +87,7 @@ impl Connection {
     /// over, with or without new bytes. After the end all input is dropped.
     pub fn handle_input(&mut self, now: Monotonic, input: &mut BytesMut) {
         while !self.is_closed() && !self.is_saturated() {
-            match frame_length(input, self.limits.packet_bytes_max as usize) {
+            match frame_length(input, self.limits.packet_bytes_max) {
                 Ok(Some(length)) if length <= input.len() => {
                     let frame = input.split_to(length).freeze();
                     self.heard = now;
@@ -95,7 +95,10 @@ impl Connection {
                     self.handle_frame(&frame).unwrap_or_else(|violation| self.violate(violation));
                 }
                 Ok(_) => break,
-                Err(violation) => self.violate(violation),
+                Err(violation) => {
+                    self.refuse_first(input, &violation);
+                    self.violate(violation);
+                }
             }
         }
         self.stalled |= self.is_stalled();

@@ -178,12 +178,17 @@ impl Cause {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Disconnected { .. } => "disconnected",
+            Self::Disconnected { with_will: false, .. } => "disconnected",
+            Self::Disconnected { with_will: true, .. } => "disconnected_with_will",
             Self::KeepAliveTimeout => "keep_alive_timeout",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Protocol(..) => "protocol",
-            Self::ServerDisconnect(_) => "server_disconnect",
-            Self::Lost => "lost",
+            Self::Protocol(..) => "protocol_error",
+            Self::ServerDisconnect(ReasonCode::SessionTakenOver) => "taken_over",
+            Self::ServerDisconnect(ReasonCode::NotAuthorized) => "revoked",
+            Self::ServerDisconnect(ReasonCode::ServerShuttingDown) => "shutting_down",
+            Self::ServerDisconnect(ReasonCode::QuotaExceeded) => "too_slow",
+            Self::ServerDisconnect(_) => "server",
+            Self::Lost => "connection_lost",
         }
     }
 

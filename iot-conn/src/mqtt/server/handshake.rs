@@ -67,11 +67,12 @@ impl Connection {
     fn send_accepted(&mut self, accepted: &Accepted, server_keep_alive_s: Option<u16>) -> bool {
         let limits = &self.limits;
         let session_expiry_s = accepted.session_expiry_s.min(limits.session_expiry_s_max);
+        let packet_bytes_max = u32::try_from(limits.packet_bytes_max.max(1)).unwrap_or(u32::MAX);
         let properties: Vec<_> = [
             (session_expiry_s != self.asked.session_expiry_s)
                 .then_some(Property::SessionExpiryInterval(session_expiry_s)),
             Some(Property::ReceiveMaximum(limits.receive_maximum.max(1))),
-            Some(Property::MaximumPacketSize(limits.packet_bytes_max.max(1))),
+            Some(Property::MaximumPacketSize(packet_bytes_max)),
             accepted.assigned_client_id.as_deref().map(Property::AssignedClientIdentifier),
             (limits.topic_alias_maximum > 0).then_some(Property::TopicAliasMaximum(limits.topic_alias_maximum)),
             server_keep_alive_s.map(Property::ServerKeepAlive),
@@ -113,9 +114,7 @@ impl Connection {
             Ok(Packet::Connect(connect)) => connect,
             Ok(_) => return Err(DecodeError::protocol("the client's first packet is a CONNECT [MQTT-3.1.0-1]")),
             Err(violation) => {
-                if let Some(version) = connect_version(frame) {
-                    self.send_refusal(version, violation.reason);
-                }
+                self.refuse_first(frame, &violation);
                 return Err(violation);
             }
         };
@@ -136,6 +135,13 @@ impl Connection {
             self.refuse(ReasonCode::BadUserNameOrPassword);
         }
         Ok(())
+    }
+
+    /// Answers a CONNECT that cannot be read, as far as its version is known.
+    pub(super) fn refuse_first(&mut self, bytes: &[u8], violation: &DecodeError) {
+        if let (Phase::Fresh { .. }, Some(version)) = (self.phase, connect_version(bytes)) {
+            self.send_refusal(version, violation.reason);
+        }
     }
 
     /// `None` if the password is not text.

@@ -7,11 +7,11 @@ use std::time::Duration;
 #[expect(clippy::exhaustive_structs, reason = "made with `..Default::default()`")]
 pub struct ConnectionLimits {
     /// The largest packet in bytes that is taken; MQTT 5 clients are told. Default: 256 KiB.
-    pub packet_bytes_max: u32,
+    pub packet_bytes_max: usize,
     /// How many inbound messages of QoS 1 and 2 may be unfinished; 0 counts as 1. MQTT 5 clients are told, and one more
     /// is an error (MQTT 5 §3.3.4). A 3.1.1 client cannot know, so for it the connection is
     /// [saturated](super::Connection::is_saturated) there. Also bounds unanswered SUBSCRIBE, UNSUBSCRIBE and PUBREL
-    /// packets, by saturation. Default: 64.
+    /// packets, by saturation. Default: 256.
     pub receive_maximum: u16,
     /// How many inbound QoS 2 messages may wait for their PUBREL. MQTT 5 clients are held to the receive maximum
     /// before; a 3.1.1 client is disconnected at this. Default: 4,096.
@@ -22,7 +22,7 @@ pub struct ConnectionLimits {
     pub inflight_max: u16,
     /// How long a client may take to send its CONNECT. Default: 5 s.
     pub connect_timeout: Duration,
-    /// The longest session expiry interval that is granted, in seconds; [`u32::MAX`] is for ever and the default.
+    /// The longest session expiry interval that is granted, in seconds; [`u32::MAX`] is for ever. Default: 7 days.
     pub session_expiry_s_max: u32,
     /// The longest keep alive in seconds. An MQTT 5 client that asks for longer, or none, is told; a 3.1.1 client
     /// cannot be. Default: none.
@@ -38,12 +38,12 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             packet_bytes_max: 256 * 1024,
-            receive_maximum: 64,
+            receive_maximum: 256,
             unreleased_max: 4_096,
             topic_alias_maximum: 16,
             inflight_max: 64,
             connect_timeout: Duration::from_secs(5),
-            session_expiry_s_max: u32::MAX,
+            session_expiry_s_max: 7 * 24 * 3_600,
             keep_alive_s_max: None,
             events_max: 256,
             output_bytes_max: 256 * 1024,

@@ -76,7 +76,8 @@ fn a_request_says_what_the_client_said() {
 #[test]
 fn a_session_of_3_1_1_ends_with_the_connection_or_never() {
     for (clean_start, expected) in [(true, 0), (false, u32::MAX)] {
-        let mut server = Server::new(Version::V311, limits());
+        let unbounded = ConnectionLimits { session_expiry_s_max: u32::MAX, ..limits() };
+        let mut server = Server::new(Version::V311, unbounded);
         let request = request(&mut server, Connect { clean_start, ..connect(Version::V311) });
         assert_eq!(request.session_expiry_s, expected);
     }
@@ -103,7 +104,7 @@ fn mqtt_5_3_1_4_5_an_accepted_client_gets_a_connack_with_what_is_granted() {
         reason: ReasonCode::Success,
         properties: Properties::from(&[
             Property::SessionExpiryInterval(100),
-            Property::ReceiveMaximum(64),
+            Property::ReceiveMaximum(256),
             Property::MaximumPacketSize(256 * 1024),
             Property::AssignedClientIdentifier("c-1"),
             Property::TopicAliasMaximum(16),
@@ -118,7 +119,7 @@ fn a_session_expiry_as_asked_for_is_not_told() {
     let mut server = Server::new(Version::V5, ConnectionLimits { topic_alias_maximum: 0, ..limits() });
     request(&mut server, Connect { properties: Properties::from(&properties), ..connect(Version::V5) });
     server.connection.accept(server.now, Accepted { session_expiry_s: 3_600, ..Accepted::default() });
-    let expected = [Property::ReceiveMaximum(64), Property::MaximumPacketSize(256 * 1024)];
+    let expected = [Property::ReceiveMaximum(256), Property::MaximumPacketSize(256 * 1024)];
     server.assert_sent(&[connack(ReasonCode::Success, &expected)]);
 }
 
@@ -249,6 +250,14 @@ fn a_client_that_takes_no_connack_of_its_size_is_given_up() {
     server.connection.accept(server.now, Accepted::default());
     server.assert_sent(&[]);
     server.assert_closed(Cause::ServerDisconnect(ReasonCode::PacketTooLarge));
+}
+
+#[test]
+fn a_connect_that_is_too_large_is_refused_by_its_first_bytes() {
+    let mut server = Server::new(Version::V5, ConnectionLimits { packet_bytes_max: 20, ..limits() });
+    server.receive_bytes(b"\x10\x14\0\x04MQTT\x05");
+    server.assert_sent(&[connack(ReasonCode::PacketTooLarge, &[])]);
+    assert!(matches!(server.events()[..], [Event::Closed(Cause::Protocol(ReasonCode::PacketTooLarge, _))]));
 }
 
 #[test]
