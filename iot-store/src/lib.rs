@@ -1,1 +1,29 @@
-//! Under construction.
+//! Backends for the storage seams of `iot-core`, and the suite that every backend passes.
+//!
+//! Not an abstraction over databases: a backend here implements [`MetaStore`](iot_core::store::MetaStore),
+//! [`TelemetryStore`](iot_core::store::TelemetryStore) and [`SessionStore`](iot_core::store::SessionStore), whose docs are
+//! the contracts, and nothing more.
+//!
+//! ```
+//! use iot_core::store::Stores;
+//! use iot_store::{StoreLimits, memory::Memory};
+//!
+//! let stores = Stores::new(Memory::new(StoreLimits::default()));
+//! # let _ = stores;
+//! ```
+//!
+//! | module | what | feature |
+//! |---|---|---|
+//! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
+//! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
+//! | `conformance` | the exam | `conformance` |
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod limits;
+pub mod memory;
+mod rules;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+pub use limits::StoreLimits;

@@ -12,6 +12,7 @@ pub mod codec;
 pub mod packet;
 pub mod property;
 pub mod reason;
+pub mod server;
 mod wire;
 
 pub use packet::{

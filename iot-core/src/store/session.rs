@@ -32,8 +32,9 @@ pub struct Opening {
     pub session: SessionId,
     /// Begin anew: drop what is stored of it.
     pub clean: bool,
-    /// Whether it is kept after the connection; if not, only a stored predecessor is taken over or dropped.
-    pub persistent: bool,
+    /// For how long it is kept after the connection, also after one that ends with its node. Zero: it is not stored, and
+    /// only a stored predecessor is dropped.
+    pub keep: Duration,
     /// Published if the connection ends without a DISCONNECT; kept with persistent sessions so that it survives a crash.
     pub will: Option<(Message, Duration)>,
     /// Now.
@@ -182,6 +183,8 @@ pub struct StoredSession {
     pub subscriptions: Vec<StoredSubscription>,
     /// Whether it was never closed: its node stopped while it was connected.
     pub open: bool,
+    /// As given by [`Opening::keep`].
+    pub keep: Duration,
 }
 
 /// Something that is due.
@@ -201,8 +204,8 @@ pub struct Due {
 /// session the later has the higher epoch, and nothing written with the lower one takes effect after it.
 #[async_trait]
 pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
-    /// Takes a session; durable when it returns. A session that has expired by `at` counts as absent. With `clean` or
-    /// without `persistent` the stored state is dropped after it was read.
+    /// Takes a session; durable when it returns. A session that has expired by `at` counts as absent. With `clean`, or with
+    /// `keep` zero, the stored state is dropped and nothing is resumed.
     async fn open(&self, opening: Opening) -> Result<Opened, StoreError>;
 
     /// Leaves a session; with `keep` zero it is removed, will included.

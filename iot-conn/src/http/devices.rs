@@ -1,0 +1,142 @@
+use axum::{Json, extract::State};
+use iot_core::{
+    device::{Device, DeviceKey, KeyState, Stage},
+    id::{HomeId, ProductId},
+    store::{Index, MetaStoreExt},
+    time::Timestamp,
+};
+use iot_http::{Identity, Items, PageQuery, ProblemResponse, Query, Target};
+use serde::{Deserialize, Serialize};
+
+use crate::node::{Alarm, Node, Presence};
+
+#[derive(Deserialize)]
+pub(super) struct Filter {
+    product: Option<ProductId>,
+    home: Option<HomeId>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DeviceView {
+    id: String,
+    product: String,
+    p_code: String,
+    stage: Stage,
+    epoch: u64,
+    home: Option<HomeId>,
+    keys: Vec<KeyView>,
+    connection: Option<PresenceView>,
+    created: Timestamp,
+}
+
+#[derive(Serialize)]
+struct KeyView {
+    fingerprint: String,
+    state: KeyState,
+    not_after: Timestamp,
+}
+
+#[derive(Serialize)]
+struct PresenceView {
+    online: bool,
+    since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+}
+
+impl DeviceView {
+    fn new(device: Device, node: &Node) -> Self {
+        let presence = node.presence(&device.tenant, &device.id);
+        let show =
+            |presence: Presence| PresenceView { online: presence.online, since: presence.since, cause: presence.cause };
+        let key = |key: DeviceKey| KeyView { fingerprint: key.fingerprint, state: key.state, not_after: key.not_after };
+        Self {
+            id: device.id.to_string(),
+            product: device.product.to_string(),
+            p_code: device.p_code.to_string(),
+            stage: device.stage,
+            epoch: device.epoch.0,
+            home: device.home,
+            keys: device.keys.into_iter().map(key).collect(),
+            connection: presence.map(show),
+            created: device.created,
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(node): State<Node>,
+    identity: Identity,
+    page: PageQuery,
+    Query(filter): Query<Filter>,
+) -> Result<Items<DeviceView>, ProblemResponse> {
+    let tenant = &identity.principal.tenant;
+    let (index, value) = match (&filter.product, &filter.home) {
+        (None, None) => ("tenant", tenant.to_string()),
+        (Some(product), None) => ("product", format!("{tenant}/{product}")),
+        (None, Some(home)) => ("home", format!("{tenant}/{home}")),
+        (Some(_), Some(_)) => return Err(super::query_invalid("filter by product or by home, not by both").into()),
+    };
+    let found = node.stores().meta.page::<Device>(index, &value, page.after.as_ref(), page.limit).await?;
+    Ok(Items::of(found, |stored| DeviceView::new(stored.document, &node)))
+}
+
+pub(super) async fn show(State(node): State<Node>, Target(device): Target<Device>) -> Json<DeviceView> {
+    Json(DeviceView::new(device.document, &node))
+}
+
+#[derive(Deserialize)]
+pub(super) struct AlarmFilter {
+    #[serde(default)]
+    active: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct AlarmView {
+    device: String,
+    name: String,
+    active: bool,
+    since: Timestamp,
+    text: String,
+    cause: String,
+}
+
+pub(super) async fn alarms(
+    State(node): State<Node>,
+    identity: Identity,
+    page: PageQuery,
+    Query(filter): Query<AlarmFilter>,
+) -> Result<Items<AlarmView>, ProblemResponse> {
+    let index = if filter.active { "active" } else { "tenant" };
+    let tenant = identity.principal.tenant.as_str();
+    let found = node.stores().meta.page::<Alarm>(index, tenant, page.after.as_ref(), page.limit).await?;
+    Ok(Items::of(found, |stored| {
+        let alarm = stored.document;
+        AlarmView {
+            device: alarm.device.to_string(),
+            name: alarm.name,
+            active: alarm.active,
+            since: alarm.since,
+            text: alarm.text,
+            cause: alarm.cause,
+        }
+    }))
+}
+
+#[derive(Serialize)]
+pub(super) struct StatusView {
+    devices: u64,
+    online: usize,
+    sessions: usize,
+    commands_open: usize,
+}
+
+pub(super) async fn status(State(node): State<Node>, identity: Identity) -> Result<Json<StatusView>, ProblemResponse> {
+    let tenant = identity.principal.tenant.as_str();
+    Ok(Json(StatusView {
+        devices: node.stores().meta.count(&Index::new("device", "tenant", tenant)).await?,
+        online: node.online_len(),
+        sessions: node.sessions_len(),
+        commands_open: node.commander().open_len(),
+    }))
+}

@@ -1,0 +1,115 @@
+//! Routes for applications: devices and their connections, commands, telemetry, alarms.
+
+mod commands;
+mod devices;
+mod telemetry;
+
+use iot_core::{access::Permission, problem::Problem};
+use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};
+use serde_json::json;
+
+use crate::node::Node;
+
+/// The routes of a node. Every one demands a principal in the request's extensions and refuses without one.
+pub fn routes(node: &Node, context: GuardContext) -> Routes<Node> {
+    let routes = Routes::with_state(context, node.clone());
+    telemetry_routes(command_routes(device_routes(routes)))
+}
+
+fn device_routes(routes: Routes<Node>) -> Routes<Node> {
+    let read = Guard::Tenant(Permission::ReadDevice);
+    let one = json!({
+        "id": "demo-1", "product": "demo", "p_code": "DEMO-1", "stage": "activated", "epoch": 0, "home": "demo-home",
+        "keys": [{"fingerprint": "9f…", "state": "active", "not_after": "2027-11-23T00:00:00Z"}],
+        "connection": {"online": true, "since": "2026-11-23T00:00:00Z"}, "created": "2026-11-23T00:00:00Z"
+    });
+    let list = Doc::new("Devices, filtered by product or home")
+        .paged()
+        .query("product", "only of this product")
+        .query("home", "only in this home")
+        .response(200, json!({"items": [one.clone()], "next": null}));
+    let alarm = json!({"device": "demo-1", "name": "temperature", "active": true, "since": "2026-11-23T00:00:00Z", "text": "31.5 is above 30", "cause": "n1-42"});
+    routes
+        .get("/v1/devices", read, list, devices::list)
+        .get(
+            "/v1/devices/{device}",
+            Guard::Device(Permission::ReadDevice),
+            Doc::new("One device").response(200, one),
+            devices::show,
+        )
+        .get(
+            "/v1/alarms",
+            Guard::Tenant(Permission::ReadTelemetry),
+            Doc::new("Alarms")
+                .paged()
+                .query("active", "`true`: only those that are raised")
+                .response(200, json!({"items": [alarm], "next": null})),
+            devices::alarms,
+        )
+        .get(
+            "/v1/status",
+            read,
+            Doc::new("The node at a glance")
+                .response(200, json!({"devices": 5, "online": 5, "sessions": 6, "commands_open": 0})),
+            devices::status,
+        )
+}
+
+fn command_routes(routes: Routes<Node>) -> Routes<Node> {
+    let control = Guard::Device(Permission::Control);
+    let receipt = json!({
+        "id": "0197…", "device": "demo-1", "name": "set", "state": "applied",
+        "history": [{"state": "accepted", "at": "2026-11-23T00:00:00Z"}, {"state": "applied", "at": "2026-11-23T00:00:00.01Z"}],
+        "deadline": "2026-11-23T00:00:10Z", "result": {"on": true}, "error": null
+    });
+    let wait = "wait for a final state, in milliseconds, at most 30000";
+    let send = Doc::new("Send a command")
+        .request(
+            json!({"name": "set", "args": {"on": true}, "timeout_ms": 10000, "offline": "fail", "supersede": false}),
+        )
+        .query("wait_ms", wait)
+        .response(200, receipt.clone())
+        .response(202, receipt.clone())
+        .idempotency(Idempotency::Memory);
+    let show = Doc::new("How far a command has come").query("wait_ms", wait).response(200, receipt.clone());
+    let cancel = Doc::new("Take back a command that has not been sent").response(200, receipt);
+    routes
+        .post("/v1/devices/{device}/commands", control, send, commands::send)
+        .get("/v1/devices/{device}/commands/{command}", control, show, commands::show)
+        .delete("/v1/devices/{device}/commands/{command}", control, cancel, commands::cancel)
+}
+
+fn telemetry_routes(routes: Routes<Node>) -> Routes<Node> {
+    let read = Guard::Device(Permission::ReadTelemetry);
+    let sample =
+        json!({"at": "2026-11-23T00:00:00Z", "received": "2026-11-23T00:00:00.1Z", "values": {"temperature": 21.5}});
+    let value = json!({"metric": "temperature", "at": "2026-11-23T00:00:00Z", "value": 21.5});
+    let bucket = json!({"start": "2026-11-23T00:00:00Z", "count": 12, "min": 20.5, "max": 22.0, "sum": 255.0, "mean": 21.25, "first": 20.5, "last": 21.5});
+    let range = Doc::new("Samples and events in a span of time")
+        .paged()
+        .query("metric", "only this metric")
+        .query("from", "included, RFC 3339; default an hour ago")
+        .query("until", "excluded, RFC 3339; default now")
+        .query("order", "`asc` (default) or `desc`")
+        .response(200, json!({"items": [sample], "next": null}));
+    let aggregate = Doc::new("Statistics over equal buckets")
+        .query("metric", "required")
+        .query("from", "included, RFC 3339; default an hour ago")
+        .query("until", "excluded, RFC 3339; default now")
+        .query("bucket_s", "width of a bucket in seconds, default 60")
+        .query("limit", "1 to 1000, default 100")
+        .response(200, json!({"items": [bucket]}));
+    routes
+        .get("/v1/devices/{device}/telemetry", read, range, telemetry::range)
+        .get(
+            "/v1/devices/{device}/telemetry/latest",
+            read,
+            Doc::new("The newest value of each metric").response(200, json!({"items": [value]})),
+            telemetry::latest,
+        )
+        .get("/v1/devices/{device}/telemetry/aggregate", read, aggregate, telemetry::aggregate)
+}
+
+fn query_invalid(detail: &'static str) -> Problem {
+    Problem::invalid("query_invalid", detail)
+}

@@ -1,0 +1,132 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use iot_core::{
+    device::{Device, Product},
+    id::{DeviceId, TenantId},
+    store::{Document, Key, MetaStore, MetaStoreExt, StoreError},
+    time::Timestamp,
+};
+
+/// The most device records that are kept in memory; beyond it all are forgotten and read again.
+pub(crate) const DEVICES_CACHED_MAX: usize = 200_000;
+
+/// Whether a device is connected to this node, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Connected or not.
+    pub online: bool,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it went, when it has gone.
+    pub cause: Option<String>,
+}
+
+/// What the node knows of devices: who is connected, and their records as of the last change.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    // Small sections, never across an await.
+    presence: RwLock<HashMap<(TenantId, DeviceId), Presence>>,
+    devices: Cache<Device>,
+    products: Cache<Product>,
+}
+
+#[derive(Debug)]
+struct Cache<T> {
+    documents: RwLock<HashMap<Key, Arc<T>>>,
+    // Counts what was forgotten, so that a read that began before does not bring it back.
+    forgotten: AtomicU64,
+}
+
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self { documents: RwLock::default(), forgotten: AtomicU64::new(0) }
+    }
+}
+
+impl Directory {
+    pub(crate) fn set(&self, tenant: &TenantId, device: &DeviceId, presence: Presence) {
+        let mut all = self.presence.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert((tenant.clone(), device.clone()), presence);
+    }
+
+    pub(crate) fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
+        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(tenant.clone(), device.clone())).cloned()
+    }
+
+    /// Everything known of a tenant's devices.
+    pub(crate) fn presences(&self, tenant: &TenantId) -> Vec<(DeviceId, Presence)> {
+        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
+        let own = all.iter().filter(|((owner, _), _)| owner == tenant);
+        own.map(|((_, device), presence)| (device.clone(), presence.clone())).collect()
+    }
+
+    pub(crate) fn online_len(&self) -> usize {
+        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
+        all.values().filter(|presence| presence.online).count()
+    }
+
+    /// A device's record, as of the last change that this node has seen.
+    pub(crate) async fn device(
+        &self,
+        meta: &dyn MetaStore,
+        tenant: &TenantId,
+        device: &DeviceId,
+    ) -> Result<Option<Arc<Device>>, StoreError> {
+        self.devices.read(meta, Device::key_of(tenant, device)).await
+    }
+
+    /// A product's record, likewise.
+    pub(crate) async fn product(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<Product>>, StoreError> {
+        self.products.read(meta, key).await
+    }
+
+    /// Forgets a record that has changed.
+    pub(crate) fn invalidate(&self, key: &Key) {
+        match key.kind.as_str() {
+            Device::KIND => self.devices.forget(Some(key)),
+            Product::KIND => self.products.forget(Some(key)),
+            _ => {}
+        }
+    }
+
+    /// Forgets all records.
+    pub(crate) fn invalidate_all(&self) {
+        self.devices.forget(None);
+        self.products.forget(None);
+    }
+}
+
+impl<T: Document> Cache<T> {
+    fn forget(&self, key: Option<&Key>) {
+        let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        match key {
+            Some(key) => drop(documents.remove(key)),
+            None => documents.clear(),
+        }
+    }
+
+    async fn read(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<T>>, StoreError> {
+        if let Some(known) = self.documents.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let before = self.forgotten.load(Ordering::Acquire);
+        let Some(stored) = meta.find::<T>(&key).await? else { return Ok(None) };
+        let document = Arc::new(stored.document);
+        let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
+        if documents.len() >= DEVICES_CACHED_MAX {
+            documents.clear();
+        }
+        if self.forgotten.load(Ordering::Acquire) == before {
+            documents.insert(key, document.clone());
+        }
+        Ok(Some(document))
+    }
+}

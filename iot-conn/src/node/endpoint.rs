@@ -1,0 +1,266 @@
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use iot_core::{
+    access::{Grants, Permission, Principal, Resource, Subject, check},
+    device::Encoding,
+    id::{DeviceId, OwnershipEpoch, ProductId},
+    message::Message,
+    session::{SessionEpoch, SessionId},
+    store::{Key, StoredSubscription},
+    time::Timestamp,
+    topic,
+};
+
+use super::mailbox::Mailbox;
+use crate::router::SubscriberId;
+
+/// A session as the node knows it: the place to which messages for it are addressed. It lives as long as the session,
+/// connected or not.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) session: SessionId,
+    pub(crate) tenant: iot_core::id::TenantId,
+    pub(crate) subscriber: SubscriberId,
+    /// Held while a connection takes the session, so that two cannot do it at once.
+    pub(crate) opening: Arc<tokio::sync::Mutex<()>>,
+    // Small sections, never across an await.
+    link: Mutex<Option<Arc<Link>>>,
+    // By filter, as stored.
+    subscriptions: Mutex<HashMap<String, StoredSubscription>>,
+    /// Whether the store knows it.
+    stored: AtomicBool,
+}
+
+/// The connection that a session has.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) principal: Principal,
+    pub(crate) epoch: SessionEpoch,
+    pub(crate) persistent: bool,
+    pub(crate) device: Option<DeviceContext>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    grants: RwLock<Arc<Grants>>,
+    /// Notified when the connection has ended.
+    pub(crate) ended: tokio::sync::Notify,
+}
+
+/// What a device's connection knows of its device.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceContext {
+    pub(crate) id: DeviceId,
+    pub(crate) product: ProductId,
+    pub(crate) epoch: OwnershipEpoch,
+    pub(crate) home: Option<iot_core::id::HomeId>,
+    pub(crate) encoding: Encoding,
+    /// `d/<device>/`.
+    pub(crate) prefix: String,
+}
+
+impl DeviceContext {
+    pub(crate) fn resource(&self, tenant: &iot_core::id::TenantId) -> Resource {
+        Resource { tenant: tenant.clone(), device: Some((self.id.clone(), self.epoch)), home: self.home.clone() }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(
+        principal: Principal,
+        grants: Grants,
+        epoch: SessionEpoch,
+        persistent: bool,
+        device: Option<DeviceContext>,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        Self {
+            principal,
+            epoch,
+            persistent,
+            device,
+            mailbox,
+            grants: RwLock::new(Arc::new(grants)),
+            ended: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// The same, now that its session has an epoch.
+    pub(crate) fn with_epoch(mut self, epoch: SessionEpoch) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        self.grants.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_grants(&self, grants: Grants) {
+        *self.grants.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grants);
+    }
+
+    pub(crate) fn permits(&self, permission: Permission, resource: &Resource, now: Timestamp) -> bool {
+        check(&self.grants(), permission, resource, now).allow
+    }
+
+    /// Whether a routed message may be shown to this client.
+    pub(crate) fn may_receive(&self, message: &Message, now: Timestamp) -> bool {
+        if message.tenant != self.principal.tenant {
+            return false;
+        }
+        match (&self.device, &message.device) {
+            (Some(own), Some((device, epoch))) => {
+                own.id == *device
+                    && own.epoch == *epoch
+                    && message.topic.strip_prefix(own.prefix.as_str()).is_some_and(|local| local.starts_with("down/"))
+            }
+            (Some(_), None) => false,
+            (None, Some((device, epoch))) => {
+                let resource =
+                    Resource { tenant: message.tenant.clone(), device: Some((device.clone(), *epoch)), home: None };
+                self.permits(Permission::ReadTelemetry, &resource, now)
+            }
+            (None, None) => true,
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn link(&self) -> Option<Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub(crate) fn set_link(&self, link: Arc<Link>) -> Option<Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).replace(link)
+    }
+
+    /// Takes the link away if it is still this one.
+    pub(crate) fn clear_link(&self, link: &Arc<Link>) -> bool {
+        let mut present = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = present.as_ref().is_some_and(|present| Arc::ptr_eq(present, link));
+        if same {
+            *present = None;
+        }
+        same
+    }
+
+    pub(crate) fn is_stored(&self) -> bool {
+        self.stored.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stored(&self, stored: bool) {
+        self.stored.store(stored, Ordering::Release);
+    }
+
+    pub(crate) fn subscriptions(&self) -> std::sync::MutexGuard<'_, HashMap<String, StoredSubscription>> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sessions of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    // Small sections, never across an await.
+    sessions: RwLock<HashMap<SessionId, Arc<Endpoint>>>,
+    dependants: Mutex<HashMap<Key, HashSet<SessionId>>>,
+    subscribers: AtomicU64,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, session: &SessionId) -> Option<Arc<Endpoint>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
+    }
+
+    /// The endpoint of a session, made if there is none.
+    pub(crate) fn get_or_insert(&self, session: &SessionId, tenant: &iot_core::id::TenantId) -> Arc<Endpoint> {
+        if let Some(endpoint) = self.get(session) {
+            return endpoint;
+        }
+        let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            Arc::new(Endpoint {
+                session: session.clone(),
+                tenant: tenant.clone(),
+                subscriber: SubscriberId(self.subscribers.fetch_add(1, Ordering::Relaxed)),
+                opening: Arc::default(),
+                link: Mutex::new(None),
+                subscriptions: Mutex::default(),
+                stored: AtomicBool::new(false),
+            })
+        };
+        sessions.entry(session.clone()).or_insert_with(make).clone()
+    }
+
+    pub(crate) fn remove(&self, endpoint: &Arc<Endpoint>) {
+        let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
+        if sessions.get(&endpoint.session).is_some_and(|present| Arc::ptr_eq(present, endpoint)) {
+            sessions.remove(&endpoint.session);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Endpoint>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn connected(&self) -> Vec<Arc<Link>> {
+        self.all().iter().filter_map(|endpoint| endpoint.link()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Records which records a connected session's standing is read from.
+    pub(crate) fn depend(&self, session: &SessionId, keys: &[Key]) {
+        let mut dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            dependants.entry(key.clone()).or_default().insert(session.clone());
+        }
+    }
+
+    pub(crate) fn release(&self, session: &SessionId, keys: &[Key]) {
+        let mut dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            if let Some(sessions) = dependants.get_mut(key) {
+                sessions.remove(session);
+                if sessions.is_empty() {
+                    dependants.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The connected sessions whose standing is read from a record.
+    pub(crate) fn dependants(&self, key: &Key) -> Vec<Arc<Endpoint>> {
+        let dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = dependants.get(key).into_iter().flatten();
+        sessions.filter_map(|session| self.get(session)).collect()
+    }
+}
+
+/// The session that a principal takes with a client identifier.
+pub(crate) fn session_of(principal: &Principal, client_id: &str) -> SessionId {
+    match &principal.subject {
+        Subject::Device { device, .. } => SessionId::device(&principal.tenant, device),
+        Subject::Token(token) => SessionId::token(&principal.tenant, token, client_id),
+        _ => SessionId::anonymous(&principal.tenant, client_id),
+    }
+}
+
+/// The filter under which a client's subscription is kept: in full form for a device.
+pub(crate) fn full_filter(device: Option<&DeviceContext>, filter: &str) -> String {
+    device.map_or_else(|| filter.to_owned(), |device| format!("{}{filter}", device.prefix))
+}
+
+/// Whether a filter may match topics of device trees, share prefix aside.
+pub(crate) fn reaches_devices(filter: &str) -> bool {
+    let plain = topic::parse_share(filter).ok().flatten().map_or(filter, |(_, plain)| plain);
+    topic::reaches_devices(plain)
+}

@@ -1,0 +1,421 @@
+//! The node: one running server's sessions, routing, ingest and commands, built from values that the caller owns.
+
+mod commander;
+mod connection;
+mod consumers;
+mod directory;
+mod effects;
+mod endpoint;
+mod gate;
+mod ingest;
+mod mailbox;
+mod offers;
+mod opening;
+mod plane;
+mod subscriptions;
+mod sweep;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod uplink;
+mod watch;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use iot_core::{
+    access::{Access, BoxAuthenticator},
+    bus::Bus,
+    clock::Clock,
+    id::{ConsumerId, DeviceId, NodeId, TenantId},
+    limits::Limits,
+    logic::BoxLogic,
+    session::SessionEpoch,
+    store::{StoreError, Stores},
+};
+use tokio::sync::watch as signal;
+
+pub use commander::{Commanded, Commander};
+pub use directory::Presence;
+pub use effects::Alarm;
+use endpoint::{Endpoint, Registry};
+pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
+use ingest::{Arrival, INGEST_PRESSED};
+use offers::{OFFERS_PRESSED, Offer, Step};
+use plane::Plane;
+use tail::Tail;
+use tower::util::BoxCloneSyncService;
+pub use watch::Hinting;
+
+use crate::{
+    bus::InProcess,
+    command::CommandLimits,
+    mqtt::{ReasonCode, server::ConnectionLimits},
+    router::Router,
+    transport::{Acceptor, AcceptorLimits, Bound},
+};
+
+/// How long connections get to end when the node drains.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// A running server's part for devices and applications. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) stores: Stores,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) limits: Limits,
+    pub(crate) connection_limits: ConnectionLimits,
+    pub(crate) authenticator: BoxAuthenticator,
+    pub(crate) access: Arc<dyn Access>,
+    pub(crate) router: Router<Arc<Endpoint>>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) directory: Arc<directory::Directory>,
+    pub(crate) commander: Commander,
+    pub(crate) arrivals: Arc<Plane<Arrival>>,
+    pub(crate) offers: Arc<Plane<Offer>>,
+    pub(crate) steps: Arc<Plane<Step>>,
+    pub(crate) looked_at_us: AtomicU64,
+    epochs: AtomicU64,
+    id: NodeId,
+    acceptor: Acceptor,
+    connections_max: usize,
+    ingest: BoxIngest,
+    consumers: Vec<(ConsumerId, BoxLogic)>,
+}
+
+impl Inner {
+    /// An epoch for a session that is not stored: above all earlier ones of this run.
+    pub(crate) fn next_epoch(&self) -> SessionEpoch {
+        SessionEpoch(self.epochs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.inner.id).finish_non_exhaustive()
+    }
+}
+
+/// A node that nobody can sign in to yet: [`authenticate_with`](Builder::authenticate_with) is what makes it buildable.
+pub struct Unauthenticated(());
+/// A node that knows whom to let in.
+pub struct Authenticated {
+    authenticator: BoxAuthenticator,
+    access: Arc<dyn Access>,
+}
+
+/// Builds a [`Node`].
+pub struct Builder<A> {
+    id: NodeId,
+    stores: Stores,
+    clock: Arc<dyn Clock>,
+    bus: Arc<dyn Bus>,
+    limits: Limits,
+    command_limits: CommandLimits,
+    acceptor_limits: AcceptorLimits,
+    ingest: Option<BoxIngest>,
+    consumers: Vec<(ConsumerId, BoxLogic)>,
+    auth: A,
+}
+
+impl<A> fmt::Debug for Builder<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Begins a node. `id` names it over its restarts: it owns the ingest log of that name.
+    pub fn builder(id: NodeId, stores: Stores, clock: Arc<dyn Clock>) -> Builder<Unauthenticated> {
+        Builder {
+            id,
+            stores,
+            clock,
+            bus: Arc::new(InProcess::default()),
+            limits: Limits::default(),
+            command_limits: CommandLimits::default(),
+            acceptor_limits: AcceptorLimits::default(),
+            ingest: None,
+            consumers: Vec::new(),
+            auth: Unauthenticated(()),
+        }
+    }
+
+    /// Sends commands.
+    pub fn commander(&self) -> Commander {
+        self.inner.commander.clone()
+    }
+
+    /// The stores that it was built with.
+    pub fn stores(&self) -> &Stores {
+        &self.inner.stores
+    }
+
+    /// Whether a device is connected; `None` if it was not since the node started.
+    pub fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
+        self.inner.directory.presence(tenant, device)
+    }
+
+    /// How many devices are connected.
+    pub fn online_len(&self) -> usize {
+        self.inner.directory.online_len()
+    }
+
+    /// How many sessions there are, connected or not.
+    pub fn sessions_len(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// Whether the node sees changes in time; if not it refuses control, because it could miss a revocation.
+    pub fn sees_changes(&self) -> bool {
+        !self.inner.lags()
+    }
+
+    /// The time that the node uses.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Serves until `shutdown` resolves, then drains: no more connections, clients are told, everything that was taken is
+    /// stored, checkpoints are saved. An error means that a part of the node ended and it is not whole any more.
+    pub async fn serve(&self, bound: Bound, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let inner = &self.inner;
+        let (stop, stopped) = signal::channel(false);
+        let tail = Arc::new(Tail::new());
+        let seen = inner.stores.meta.revision().await?;
+        sweep::restore(inner).await?;
+        inner.commander.restore().await?;
+        let ingest = ingest::run(inner.id.clone(), inner.arrivals.clone(), inner.ingest.clone(), tail.clone());
+        let mut workers = Workers::default();
+        workers.spawn("ingest", ingest);
+        workers.spawn("offers", offers::run(inner.offers.clone(), inner.stores.sessions.clone()));
+        workers.spawn("settlements", offers::settle(inner.steps.clone(), inner.stores.sessions.clone()));
+        workers.spawn("commands", inner.commander.clone().run_finals());
+        let mut background = Workers::default();
+        background.spawn("changes", watch::run(inner.clone(), seen));
+        background.spawn("sweep", sweep::run(inner.clone()));
+        background.spawn("deadlines", inner.commander.clone().run_timer());
+        let mut readers = Workers::default();
+        for (name, logic) in &inner.consumers {
+            let node = inner.clone();
+            let consumer = consumers::Consumer {
+                node: inner.id.clone(),
+                name: name.clone(),
+                logic: logic.clone(),
+                store: inner.stores.telemetry.clone(),
+                tail: tail.clone(),
+                carry_out: move |effects| effects::carry_out(node.clone(), effects),
+                shutdown: stopped.clone(),
+            };
+            readers.spawn("consumer", consumer.run());
+        }
+        let mut listeners = Workers::default();
+        for (listener, socket) in bound.listeners {
+            let node = inner.clone();
+            let serve = move |stream, peer, permit| {
+                let node = node.clone();
+                async move {
+                    opening::serve(node, stream, peer).await;
+                    drop(permit);
+                }
+            };
+            listeners.spawn(listener.name, inner.acceptor.clone().run(listener, socket, stopped.clone(), serve));
+        }
+        let ended = tokio::select! {
+            () = shutdown => None,
+            name = workers.ended() => Some(name),
+            name = background.ended() => Some(name),
+            name = readers.ended() => Some(name),
+            name = listeners.ended() => Some(name),
+        };
+        stop.send_replace(true);
+        listeners.join().await;
+        self.drain().await;
+        inner.arrivals.close();
+        inner.offers.close();
+        inner.steps.close();
+        inner.commander.close();
+        readers.join().await;
+        workers.join().await;
+        drop(background);
+        ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
+    }
+
+    async fn drain(&self) {
+        let all = u32::try_from(self.inner.connections_max).unwrap_or(u32::MAX);
+        let everybody_gone = async {
+            loop {
+                for link in self.inner.registry.connected() {
+                    link.mailbox.close(ReasonCode::ServerShuttingDown);
+                }
+                let gone = tokio::time::timeout(Duration::from_millis(100), self.inner.acceptor.all_ended(all)).await;
+                if gone.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(DRAIN_MAX, everybody_gone).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+/// The node could not start, or is not whole any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A store failed while the node started.
+    #[error("the stores cannot be read")]
+    Store(#[from] StoreError),
+    /// A part that must run for as long as the node has ended.
+    #[error("a part of the node has ended: {0}")]
+    PartEnded(&'static str),
+}
+
+/// Tasks that are to run for as long as the node; aborted when dropped.
+#[derive(Default)]
+struct Workers {
+    tasks: tokio::task::JoinSet<&'static str>,
+}
+
+impl Workers {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// The name of one that has ended; never, if there are none.
+    async fn ended(&mut self) -> &'static str {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a part of the node has panicked");
+                "panicked"
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn join(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl<A> Builder<A> {
+    /// Other limits than the defaults.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Other bounds of the listeners than the defaults.
+    #[must_use]
+    pub fn acceptor_limits(mut self, limits: AcceptorLimits) -> Self {
+        self.acceptor_limits = limits;
+        self
+    }
+
+    /// Other bounds of commands than the defaults.
+    #[must_use]
+    pub fn command_limits(mut self, limits: CommandLimits) -> Self {
+        self.command_limits = limits;
+        self
+    }
+
+    /// Another backplane than the one within the process.
+    #[must_use]
+    pub fn bus(mut self, bus: Arc<dyn Bus>) -> Self {
+        self.bus = bus;
+        self
+    }
+
+    /// Layers before the append, for checks on batches; the innermost service should be [`Append`].
+    #[must_use]
+    pub fn ingest(mut self, ingest: BoxIngest) -> Self {
+        self.ingest = Some(ingest);
+        self
+    }
+
+    /// Logic that reads what was appended, at least once, from its own checkpoint.
+    #[must_use]
+    pub fn consumer(mut self, name: ConsumerId, logic: BoxLogic) -> Self {
+        self.consumers.push((name, logic));
+        self
+    }
+}
+
+impl Builder<Unauthenticated> {
+    /// Whom to let in, and what they may do.
+    pub fn authenticate_with(self, authenticator: BoxAuthenticator, access: Arc<dyn Access>) -> Builder<Authenticated> {
+        Builder {
+            id: self.id,
+            stores: self.stores,
+            clock: self.clock,
+            bus: self.bus,
+            limits: self.limits,
+            command_limits: self.command_limits,
+            acceptor_limits: self.acceptor_limits,
+            ingest: self.ingest,
+            consumers: self.consumers,
+            auth: Authenticated { authenticator, access },
+        }
+    }
+}
+
+impl Builder<Authenticated> {
+    /// The node; it does nothing until it [serves](Node::serve).
+    pub fn build(self) -> Node {
+        let stores = self.stores;
+        let registry = Arc::new(Registry::default());
+        let directory = Arc::new(directory::Directory::default());
+        let commander = Commander::new(
+            self.command_limits,
+            stores.meta.clone(),
+            directory.clone(),
+            registry.clone(),
+            self.clock.clone(),
+        );
+        let append = || BoxCloneSyncService::new(Append::new(stores.telemetry.clone()));
+        let connection_limits = ConnectionLimits {
+            packet_bytes_max: self.limits.packet_bytes_max,
+            receive_maximum: self.limits.receive_maximum,
+            session_expiry_s_max: self.limits.session_expiry_s_max,
+            ..ConnectionLimits::default()
+        };
+        let inner = Inner {
+            connection_limits,
+            authenticator: self.auth.authenticator,
+            access: self.auth.access,
+            router: Router::default(),
+            registry,
+            directory,
+            commander,
+            arrivals: Arc::new(Plane::new(INGEST_PRESSED)),
+            offers: Arc::new(Plane::new(OFFERS_PRESSED)),
+            steps: Arc::new(Plane::new(usize::MAX)),
+            looked_at_us: AtomicU64::new(0),
+            epochs: AtomicU64::new(1),
+            id: self.id,
+            connections_max: self.acceptor_limits.connections_max,
+            acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max),
+            ingest: self.ingest.unwrap_or_else(append),
+            consumers: self.consumers,
+            stores,
+            bus: self.bus,
+            clock: self.clock,
+            limits: self.limits,
+        };
+        Node { inner: Arc::new(inner) }
+    }
+}

@@ -1,0 +1,356 @@
+//! How a connection takes a session, and how it leaves it.
+
+use std::{sync::Arc, time::Duration};
+
+use iot_core::{
+    access::{Authentication, Credentials, Grants, Principal, Proof, Refusal, Standing, Subject},
+    message::Message,
+    session::{Position, SessionEpoch},
+    store::{Closing, Opening, StoreError},
+};
+use tower::ServiceExt;
+use tracing::Instrument;
+
+use super::{
+    Inner,
+    connection::{Progress, Running, Session},
+    directory::Presence,
+    endpoint::{DeviceContext, Endpoint, Link, session_of},
+    mailbox::mailbox,
+};
+use crate::{
+    mqtt::{
+        ReasonCode,
+        server::{Accepted, Cause, ConnectRequest, Connection, Event, WillRequest},
+    },
+    transport::{Peer, Stream},
+};
+
+/// How long asking for a credential may take.
+const AUTHENTICATION_MAX: Duration = Duration::from_secs(5);
+
+/// A will until its connection ends.
+struct Will {
+    message: Message,
+    delay: Duration,
+}
+
+struct Opened {
+    session: Session,
+    will: Option<Will>,
+    expiry: Duration,
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve(node: Arc<Inner>, stream: Stream, peer: Peer) {
+    let span = tracing::info_span!("connection", peer = %peer.address, listener = peer.listener, client = tracing::field::Empty);
+    async move {
+        let engine = Connection::new(node.clock.monotonic(), node.connection_limits.clone());
+        let mut running = Running::new(node.clone(), stream, peer, engine, mailbox());
+        let Some(Event::Connect(request)) = running.event().await else {
+            running.finish().await;
+            return;
+        };
+        match open(&node, running, *request).await {
+            Ok(opened) => run(&node, opened).await,
+            Err((mut running, reason)) => {
+                metrics::counter!("iot_connects_refused_total", "reason" => format!("{reason:?}")).increment(1);
+                running.engine.refuse(reason);
+                running.finish().await;
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn run(node: &Arc<Inner>, mut opened: Opened) {
+    metrics::gauge!("iot_connections").increment(1.0);
+    let cause = opened.session.run().await;
+    metrics::gauge!("iot_connections").decrement(1.0);
+    metrics::counter!("iot_disconnects_total", "reason" => cause.code()).increment(1);
+    tracing::debug!(cause = cause.code(), "disconnected");
+    close(node, &opened, &cause).await;
+    opened.session.connection.finish().await;
+}
+
+#[expect(clippy::large_types_passed_by_value, reason = "the connection is handed back when it is refused")]
+async fn open(
+    node: &Arc<Inner>,
+    mut running: Running,
+    request: ConnectRequest,
+) -> Result<Opened, (Running, ReasonCode)> {
+    match try_open(node, &mut running, request).await {
+        Ok((endpoint, link, will, expiry, delivery)) => {
+            let session = Session { endpoint, link, connection: running, delivery, fresh: Vec::new() };
+            Ok(Opened { session, will, expiry })
+        }
+        Err(reason) => Err((running, reason)),
+    }
+}
+
+type Taken = (Arc<Endpoint>, Arc<Link>, Option<Will>, Duration, Progress);
+
+async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: ConnectRequest) -> Result<Taken, ReasonCode> {
+    if request.client_id.len() > node.limits.client_id_bytes_max || request.client_id.contains('\0') {
+        return Err(ReasonCode::ClientIdentifierNotValid);
+    }
+    let (principal, grants) = authenticate(node, &running.peer, &mut request).await?;
+    tracing::Span::current().record("client", tracing::field::display(&principal));
+    let device = device_context(node, &principal).await.map_err(unavailable)?;
+    let assigned = request.client_id.is_empty().then(|| match &device {
+        Some(device) => device.id.to_string(),
+        None => uuid::Uuid::new_v4().simple().to_string(),
+    });
+    let client_id = assigned.as_deref().unwrap_or(&request.client_id);
+    let session = session_of(&principal, client_id);
+    let (endpoint, opening) = loop {
+        let endpoint = node.registry.get_or_insert(&session, &principal.tenant);
+        let opening = endpoint.opening.clone().lock_owned().await;
+        // The last connection may have ended the session while this one waited for it.
+        if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
+            break (endpoint, opening);
+        }
+    };
+    if let Some(former) = endpoint.link() {
+        former.mailbox.close(ReasonCode::SessionTakenOver);
+    }
+    let expiry_s = request.session_expiry_s.min(node.limits.session_expiry_s_max);
+    let expiry = Duration::from_secs(u64::from(expiry_s));
+    let persistent = expiry_s > 0 || (!request.clean_start && endpoint.is_stored());
+    let probe = Link::new(
+        principal.clone(),
+        grants,
+        SessionEpoch::default(),
+        persistent,
+        device.clone(),
+        running.mailbox.clone(),
+    );
+    let will = match request.will.take() {
+        Some(will) => Some(node.permit_will(&probe, will).await?),
+        None => None,
+    };
+    let (epoch, resumed) =
+        take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await.map_err(unavailable)?;
+    let session_present = resumed.is_some();
+    if !session_present {
+        node.unsubscribe_all(&endpoint);
+    }
+    let resumed = resumed.unwrap_or_default();
+    for subscription in &resumed.subscriptions {
+        if !endpoint.subscriptions().contains_key(&subscription.filter) {
+            node.subscribe(&endpoint, subscription.clone());
+        }
+    }
+    let link = Arc::new(probe.with_epoch(epoch));
+    if persistent {
+        running.mailbox.fall_behind();
+    }
+    endpoint.set_link(link.clone());
+    node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
+    drop(opening);
+    // What was revoked between the first question and the registration above would be missed otherwise.
+    match node.access.standing(&principal).await {
+        Ok(Standing::Current(grants)) => link.set_grants(grants),
+        Ok(Standing::Revoked) => running.mailbox.close(ReasonCode::NotAuthorized),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read");
+            running.mailbox.close(ReasonCode::ServerBusy);
+        }
+    }
+    running.engine.accept(
+        node.clock.monotonic(),
+        Accepted {
+            session_present,
+            session_expiry_s: expiry_s,
+            assigned_client_id: assigned,
+            server_keep_alive_s: None,
+            received: resumed.received,
+        },
+    );
+    node.arrived(&link).await;
+    let sent_through = session_present.then_some(resumed.sent_through).filter(|through| *through > Position(0));
+    Ok((endpoint, link, will, expiry, Progress::after(sent_through)))
+}
+
+fn unavailable(error: StoreError) -> ReasonCode {
+    tracing::error!(error = &error as &dyn std::error::Error, "a client cannot be let in");
+    ReasonCode::ServerUnavailable
+}
+
+async fn authenticate(
+    node: &Inner,
+    peer: &Peer,
+    request: &mut ConnectRequest,
+) -> Result<(Principal, Grants), ReasonCode> {
+    let proof = match (&peer.certificate, request.password.take()) {
+        (Some(certificate), _) => Proof::Certificate(certificate.clone()),
+        (None, Some(password)) => Proof::Token(password),
+        (None, None) => Proof::Nothing,
+    };
+    let with_token = matches!(proof, Proof::Token(_));
+    let credentials = Credentials {
+        proof,
+        client_id: Some(request.client_id.clone()),
+        peer: peer.address,
+        encrypted: peer.encrypted,
+        anonymous_allowed: peer.anonymous_allowed,
+    };
+    let answer = tokio::time::timeout(AUTHENTICATION_MAX, node.authenticator.clone().oneshot(credentials)).await;
+    match answer {
+        Ok(Ok(Authentication::Accepted(principal, grants))) => Ok((principal, grants)),
+        Ok(Ok(Authentication::Refused(refusal))) => {
+            tracing::info!(reason = refusal.code(), "a client was refused");
+            Err(match refusal {
+                Refusal::ClientId => ReasonCode::ClientIdentifierNotValid,
+                _ if with_token => ReasonCode::BadUserNameOrPassword,
+                _ => ReasonCode::NotAuthorized,
+            })
+        }
+        Ok(Err(error)) => {
+            tracing::error!(error = &*error, "a credential cannot be checked");
+            Err(ReasonCode::ServerUnavailable)
+        }
+        Err(_) => Err(ReasonCode::ServerBusy),
+    }
+}
+
+async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<DeviceContext>, StoreError> {
+    let Subject::Device { device, .. } = &principal.subject else { return Ok(None) };
+    let meta = &*node.stores.meta;
+    let Some(record) = node.directory.device(meta, &principal.tenant, device).await? else {
+        return Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") });
+    };
+    let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
+    let product = node.directory.product(meta, key).await?;
+    Ok(Some(DeviceContext {
+        id: record.id.clone(),
+        product: record.product.clone(),
+        epoch: record.epoch,
+        home: record.home.clone(),
+        encoding: product.map(|product| product.encoding).unwrap_or_default(),
+        prefix: iot_core::topic::of_device(&record.id, ""),
+    }))
+}
+
+async fn take(
+    node: &Inner,
+    endpoint: &Endpoint,
+    request: &ConnectRequest,
+    persistent: bool,
+    expiry: Duration,
+    will: Option<&Will>,
+) -> Result<(SessionEpoch, Option<iot_core::store::Resumed>), StoreError> {
+    if !persistent && !endpoint.is_stored() {
+        return Ok((node.next_epoch(), None));
+    }
+    // A stored session that is resumed with expiry 0 ends with this connection, but has its queue until then.
+    let keep = if persistent { expiry.max(Duration::from_secs(1)) } else { Duration::ZERO };
+    let opened = node
+        .stores
+        .sessions
+        .open(Opening {
+            session: endpoint.session.clone(),
+            clean: request.clean_start,
+            keep,
+            will: will.filter(|_| persistent).map(|will| (will.message.clone(), will.delay)),
+            at: node.clock.timestamp(),
+        })
+        .await?;
+    endpoint.set_stored(persistent);
+    Ok((opened.epoch, opened.resumed))
+}
+
+/// Leaves the session: nothing if another connection has taken it.
+async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
+    let Session { endpoint, link, connection, delivery, .. } = &opened.session;
+    connection.mailbox.shut();
+    let opening = endpoint.opening.lock().await;
+    let current = endpoint.clear_link(link);
+    link.ended.notify_waiters();
+    let expiry = match cause {
+        Cause::Disconnected { session_expiry_s: Some(s), .. } => {
+            Duration::from_secs(u64::from((*s).min(node.limits.session_expiry_s_max)))
+        }
+        _ => opened.expiry,
+    };
+    let will = opened.will.as_ref().filter(|_| cause.with_will());
+    let later = will.is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
+    if current {
+        node.registry.release(&endpoint.session, &node.access.depends_on(&link.principal));
+        if link.persistent {
+            let closing = Closing {
+                session: endpoint.session.clone(),
+                epoch: link.epoch,
+                at: node.clock.timestamp(),
+                keep: expiry,
+                will: later,
+                sent_through: delivery.last.max(delivery.sent_through).unwrap_or_default(),
+            };
+            if let Err(error) = node.stores.sessions.close(closing).await.map(drop) {
+                tracing::error!(error = &error as &dyn std::error::Error, "a session cannot be closed in the store");
+            }
+        }
+        if !link.persistent || expiry.is_zero() {
+            endpoint.set_stored(false);
+            node.unsubscribe_all(endpoint);
+            node.registry.remove(endpoint);
+        }
+    }
+    drop(opening);
+    if current {
+        node.departed(link, cause).await;
+    }
+    if let Some(will) = will.filter(|_| !later)
+        && let Err(error) = node.publish_will(will.message.clone()).await
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "a will cannot be published");
+    }
+}
+
+impl Inner {
+    async fn permit_will(&self, link: &Link, will: WillRequest) -> Result<Will, ReasonCode> {
+        let now = self.clock.timestamp();
+        let (topic, device) = self.will_topic(link, &will.topic, now).await?;
+        let expires = will.expiry_s.map(|s| now.plus(Duration::from_secs(u64::from(s))));
+        let message = Message {
+            tenant: link.principal.tenant.clone(),
+            topic: topic.into(),
+            payload: will.payload,
+            qos: will.qos,
+            retain: will.retain,
+            properties: (!will.properties.is_empty()).then(|| Arc::new(will.properties)),
+            published: now,
+            expires,
+            device,
+        };
+        Ok(Will { message, delay: Duration::from_secs(u64::from(will.delay_s)) })
+    }
+
+    /// A connection has taken a session.
+    async fn arrived(&self, link: &Link) {
+        metrics::counter!("iot_connects_total").increment(1);
+        let Some(device) = &link.device else { return };
+        let presence = Presence { online: true, since: self.clock.timestamp(), cause: None };
+        self.tell_presence(link, device, presence).await;
+        self.commander.connected(&link.principal.tenant, &device.id, device.epoch);
+    }
+
+    async fn departed(&self, link: &Link, cause: &Cause) {
+        let Some(device) = &link.device else { return };
+        let cause = Some(cause.code().to_owned());
+        self.tell_presence(link, device, Presence { online: false, since: self.clock.timestamp(), cause }).await;
+    }
+
+    async fn tell_presence(&self, link: &Link, device: &DeviceContext, presence: Presence) {
+        let tenant = &link.principal.tenant;
+        self.directory.set(tenant, &device.id, presence.clone());
+        match self.status_message(tenant, &device.id, &presence).await {
+            Ok(Some(message)) => {
+                self.route(None, message, None, &super::gate::Gate::open());
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a status cannot be told"),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! SUBSCRIBE and UNSUBSCRIBE of one session.
+
+use std::sync::Arc;
+
+use iot_core::{
+    access::{Permission, Resource},
+    message::{Message, QoS},
+    store::{Fenced, StoredSubscription, Target},
+    topic,
+};
+
+use super::{
+    connection::Session,
+    directory::Presence,
+    endpoint::{Endpoint, full_filter, reaches_devices},
+    gate::Gate,
+    mailbox::{Kind, Outgoing},
+    offers::Offer,
+};
+use crate::{
+    mqtt::{ReasonCode, RetainHandling, server::SubscribeOptions},
+    router::{Identifiers, Subscribed, Subscription},
+};
+
+/// How many retained messages one look at the store brings.
+const RETAINED_PAGE: u32 = 256;
+
+impl Session {
+    /// Subscribes to what is permitted; a code per filter. Stored before it is answered, for a persistent session.
+    pub(crate) async fn subscribe(
+        &mut self,
+        filters: &[(String, SubscribeOptions)],
+        identifier: Option<u32>,
+    ) -> Vec<ReasonCode> {
+        let mut codes = Vec::with_capacity(filters.len());
+        let mut granted = Vec::new();
+        let held = self.endpoint.subscriptions().len();
+        for (filter, options) in filters {
+            let full = full_filter(self.link.device.as_ref(), filter);
+            if held + granted.len() >= self.connection.node.limits.subscriptions_max
+                && !self.endpoint.subscriptions().contains_key(&full)
+            {
+                codes.push(ReasonCode::QuotaExceeded);
+                continue;
+            }
+            match self.permit(filter) {
+                Ok(()) => {
+                    codes.push(granted_code(options.qos));
+                    granted.push(StoredSubscription {
+                        filter: full,
+                        qos: options.qos,
+                        no_local: options.no_local,
+                        retain_as_published: options.retain_as_published,
+                        identifier,
+                    });
+                }
+                Err(reason) => codes.push(reason),
+            }
+        }
+        if !self.store(&granted).await {
+            return vec![ReasonCode::UnspecifiedError; filters.len()];
+        }
+        self.note_new(filters, &granted);
+        granted.into_iter().for_each(|subscription| self.connection.node.subscribe(&self.endpoint, subscription));
+        codes
+    }
+
+    fn permit(&self, filter: &str) -> Result<(), ReasonCode> {
+        let node = &self.connection.node;
+        let limits = &node.limits;
+        if topic::check_filter(filter, limits.topic_bytes_max, limits.topic_levels_max).is_err() {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let now = node.clock.timestamp();
+        let tenant = &self.link.principal.tenant;
+        if let Some(device) = &self.link.device {
+            let shared = filter.starts_with("$share/");
+            let allowed = !shared && self.link.permits(Permission::Obey, &device.resource(tenant), now);
+            return if allowed { Ok(()) } else { Err(ReasonCode::NotAuthorized) };
+        }
+        let everything = Resource::tenant(tenant);
+        let plain = topic::parse_share(filter).ok().flatten().map_or(filter, |(_, plain)| plain);
+        let only_devices = plain.starts_with(topic::DEVICE_ROOT);
+        let permission = if only_devices { Permission::ReadTelemetry } else { Permission::Subscribe };
+        if self.link.permits(permission, &everything, now) { Ok(()) } else { Err(ReasonCode::NotAuthorized) }
+    }
+
+    async fn store(&mut self, granted: &[StoredSubscription]) -> bool {
+        if !self.link.persistent || granted.is_empty() {
+            return true;
+        }
+        let store = &self.connection.node.stores.sessions;
+        match store.subscribe(&self.endpoint.session, self.link.epoch, granted).await {
+            Ok(Fenced::Done) => true,
+            Ok(Fenced::Superseded) => {
+                self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+                false
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a subscription cannot be stored");
+                false
+            }
+        }
+    }
+
+    /// Remembers which subscriptions were not there before, for retain handling 1.
+    fn note_new(&mut self, filters: &[(String, SubscribeOptions)], granted: &[StoredSubscription]) {
+        let known = self.endpoint.subscriptions();
+        let fresh = granted.iter().filter(|subscription| !known.contains_key(&subscription.filter));
+        self.fresh = fresh.map(|subscription| subscription.filter.clone()).collect();
+        debug_assert!(self.fresh.len() <= filters.len());
+    }
+
+    /// Unsubscribes; a code per filter.
+    pub(crate) async fn unsubscribe(&mut self, filters: &[String]) -> Vec<ReasonCode> {
+        let full: Vec<String> = filters.iter().map(|filter| full_filter(self.link.device.as_ref(), filter)).collect();
+        if self.link.persistent {
+            let store = &self.connection.node.stores.sessions;
+            match store.unsubscribe(&self.endpoint.session, self.link.epoch, &full).await {
+                Ok(Fenced::Done) => {}
+                Ok(Fenced::Superseded) => self.connection.engine.disconnect(ReasonCode::SessionTakenOver),
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "an unsubscription cannot be stored");
+                    return vec![ReasonCode::UnspecifiedError; filters.len()];
+                }
+            }
+        }
+        let code = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+        full.iter().map(|filter| code(self.connection.node.unsubscribe(&self.endpoint, filter))).collect()
+    }
+
+    /// Sends retained messages that new subscriptions match (MQTT 5 §3.3.1.3).
+    pub(crate) async fn send_retained(
+        &mut self,
+        filters: &[(String, SubscribeOptions)],
+        codes: &[ReasonCode],
+        identifier: Option<u32>,
+    ) {
+        let fresh = std::mem::take(&mut self.fresh);
+        for ((filter, options), code) in filters.iter().zip(codes) {
+            let full = full_filter(self.link.device.as_ref(), filter);
+            let wanted = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => fresh.contains(&full),
+                RetainHandling::DoNotSend => false,
+            };
+            if code.is_error() || !wanted || filter.starts_with("$share/") {
+                continue;
+            }
+            if let Err(error) = self.send_retained_of(&full, options.qos, identifier).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "retained messages cannot be read");
+                self.connection.engine.disconnect(ReasonCode::UnspecifiedError);
+                return;
+            }
+        }
+    }
+
+    async fn send_retained_of(
+        &mut self,
+        filter: &str,
+        qos: QoS,
+        identifier: Option<u32>,
+    ) -> Result<(), iot_core::store::StoreError> {
+        let node = self.connection.node.clone();
+        let tenant = self.link.principal.tenant.clone();
+        let now = node.clock.timestamp();
+        let mut after: Option<Arc<str>> = None;
+        loop {
+            let page = node.stores.sessions.retained(&tenant, filter, after.as_deref(), RETAINED_PAGE, now).await?;
+            let end = page.len() < RETAINED_PAGE as usize;
+            after = page.last().map(|message| message.topic.clone());
+            for message in page {
+                if self.epoch_is_current(&message).await? && self.link.may_receive(&message, now) {
+                    self.send_one_retained(message, qos, identifier);
+                }
+            }
+            if end {
+                break;
+            }
+        }
+        if self.link.device.is_none() && reaches_devices(filter) {
+            for (device, presence) in node.directory.presences(&tenant) {
+                let message = node.status_message(&tenant, &device, &presence).await?;
+                if let Some(message) = message.filter(|message| topic::matches(filter, &message.topic))
+                    && self.link.may_receive(&message, now)
+                {
+                    self.send_one_retained(message, qos, identifier);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn epoch_is_current(&self, message: &Message) -> Result<bool, iot_core::store::StoreError> {
+        let Some((device, epoch)) = &message.device else { return Ok(true) };
+        let node = &self.connection.node;
+        let found = node.directory.device(&*node.stores.meta, &message.tenant, device).await?;
+        Ok(found.is_some_and(|found| found.epoch == *epoch))
+    }
+
+    fn send_one_retained(&self, message: Message, qos: QoS, identifier: Option<u32>) {
+        let qos = qos.min(message.qos);
+        let identifiers: Identifiers = identifier.into_iter().collect();
+        if qos == QoS::AtMostOnce || !self.link.persistent {
+            let outgoing = Outgoing { message, qos, retain: true, identifiers, kind: Kind::Passing };
+            self.connection.mailbox.post_retained(outgoing);
+            return;
+        }
+        let target =
+            Target { session: self.endpoint.session.clone(), qos, retain: true, identifiers: identifiers.to_vec() };
+        let message = Message { retain: false, ..message };
+        let to = vec![(self.endpoint.clone(), target)];
+        self.connection.node.offers.push(Offer { message, to, received: None, part: Gate::open().part() });
+    }
+}
+
+impl super::Inner {
+    /// Enters a subscription into the routing table.
+    pub(crate) fn subscribe(&self, endpoint: &Arc<Endpoint>, stored: StoredSubscription) {
+        let subscription = Subscription {
+            qos: stored.qos,
+            no_local: stored.no_local,
+            retain_as_published: stored.retain_as_published,
+            identifier: stored.identifier,
+        };
+        let tenant = endpoint.tenant.as_str();
+        if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New
+        {
+            metrics::gauge!("iot_subscriptions").increment(1.0);
+        }
+        endpoint.subscriptions().insert(stored.filter.clone(), stored);
+    }
+
+    /// Takes a subscription out of the routing table; whether it was there.
+    pub(crate) fn unsubscribe(&self, endpoint: &Endpoint, filter: &str) -> bool {
+        endpoint.subscriptions().remove(filter);
+        let removed = self.router.unsubscribe(endpoint.tenant.as_str(), filter, endpoint.subscriber);
+        if removed {
+            metrics::gauge!("iot_subscriptions").decrement(1.0);
+        }
+        removed
+    }
+
+    /// Takes all subscriptions of a session out of the routing table.
+    pub(crate) fn unsubscribe_all(&self, endpoint: &Endpoint) {
+        let filters: Vec<String> = endpoint.subscriptions().keys().cloned().collect();
+        for filter in filters {
+            self.unsubscribe(endpoint, &filter);
+        }
+    }
+
+    /// What is said on a device's `status`; `None` if there is no such device.
+    pub(crate) async fn status_message(
+        &self,
+        tenant: &iot_core::id::TenantId,
+        device: &iot_core::id::DeviceId,
+        presence: &Presence,
+    ) -> Result<Option<Message>, iot_core::store::StoreError> {
+        let Some(found) = self.directory.device(&*self.stores.meta, tenant, device).await? else { return Ok(None) };
+        let body = iot_core::payload::StatusBody {
+            online: presence.online,
+            since: presence.since,
+            cause: presence.cause.clone(),
+        };
+        Ok(Some(Message {
+            tenant: tenant.clone(),
+            topic: topic::of_device(device, "status").into(),
+            payload: iot_core::payload::encode(&body, iot_core::device::Encoding::Json).into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            properties: None,
+            published: self.clock.timestamp(),
+            expires: None,
+            device: Some((device.clone(), found.epoch)),
+        }))
+    }
+}
+
+fn granted_code(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}

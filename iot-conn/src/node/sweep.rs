@@ -1,0 +1,109 @@
+//! What is due without anybody asking: wills of closed sessions, sessions that have expired, old receipts.
+
+use std::{sync::Arc, time::Duration};
+
+use iot_core::{
+    session::Position,
+    store::Closing,
+    store::{Due, Fenced, StoreError},
+};
+
+use super::Inner;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// After a start, clients get so long to come back before wills and expiries count.
+const START_GRACE: Duration = Duration::from_secs(30);
+const SWEEP_PAGE: u32 = 500;
+const SESSIONS_PAGE: u32 = 1_000;
+const RECEIPTS_EVERY: u32 = 600;
+
+pub(crate) async fn run(node: Arc<Inner>) {
+    tokio::time::sleep(START_GRACE).await;
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut round = 0u32;
+    loop {
+        tick.tick().await;
+        if let Err(error) = sweep(&node).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "what is due cannot be swept");
+        }
+        if round.is_multiple_of(RECEIPTS_EVERY)
+            && let Err(error) = node.commander.sweep(node.clock.timestamp()).await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "old receipts cannot be removed");
+        }
+        round = round.wrapping_add(1);
+    }
+}
+
+async fn sweep(node: &Inner) -> Result<(), StoreError> {
+    loop {
+        let due = node.stores.sessions.due(node.clock.timestamp(), SWEEP_PAGE).await?;
+        let full = due.len() == SWEEP_PAGE as usize;
+        for due in due {
+            settle(node, due).await?;
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+async fn settle(node: &Inner, due: Due) -> Result<(), StoreError> {
+    let endpoint = node.registry.get(&due.session);
+    let _opening = match &endpoint {
+        Some(endpoint) => Some(endpoint.opening.lock().await),
+        None => None,
+    };
+    if endpoint.as_ref().is_some_and(|endpoint| endpoint.is_connected()) {
+        return Ok(());
+    }
+    if let Some(will) = due.will.clone() {
+        node.publish_will(will).await?;
+    }
+    if node.stores.sessions.discharge(&due).await? == Fenced::Done
+        && due.expired
+        && let Some(endpoint) = &endpoint
+    {
+        endpoint.set_stored(false);
+        node.unsubscribe_all(endpoint);
+        node.registry.remove(endpoint);
+    }
+    Ok(())
+}
+
+/// Reads the stored sessions, so that messages for them find their queues. Those that a crash left open are closed as
+/// of now.
+pub(crate) async fn restore(node: &Arc<Inner>) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = node.stores.sessions.sessions(after.as_ref(), SESSIONS_PAGE).await?;
+        let end = page.len() < SESSIONS_PAGE as usize;
+        after = page.last().map(|stored| stored.session.clone());
+        for stored in page {
+            let tenant = stored.session.as_str().split('/').next().unwrap_or_default();
+            let Ok(tenant) = tenant.parse() else {
+                return Err(StoreError::Damaged { backend: "sessions", what: format!("session {}", stored.session) });
+            };
+            let endpoint = node.registry.get_or_insert(&stored.session, &tenant);
+            endpoint.set_stored(true);
+            for subscription in stored.subscriptions {
+                node.subscribe(&endpoint, subscription);
+            }
+            if stored.open {
+                let closing = Closing {
+                    session: stored.session,
+                    epoch: stored.epoch,
+                    at: node.clock.timestamp(),
+                    keep: stored.keep,
+                    will: true,
+                    sent_through: Position(u64::MAX >> 2),
+                };
+                let _superseded = node.stores.sessions.close(closing).await?;
+            }
+        }
+        if end {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+use iot_core::{
+    event::{Event, Report, Value},
+    id::{DeviceId, Metric, OwnershipEpoch, ProductId, TenantId},
+    time::Timestamp,
+};
+
+/// A report whose only value is `n`.
+pub(crate) fn report(n: u64) -> Event {
+    Event {
+        tenant: TenantId::parse("t").unwrap(),
+        product: ProductId::parse("p").unwrap(),
+        device: DeviceId::parse("lamp").unwrap(),
+        epoch: OwnershipEpoch(0),
+        home: None,
+        at: Timestamp::EPOCH,
+        received: Timestamp::EPOCH,
+        device_sequence: None,
+        report: Report::Telemetry(vec![(Metric::parse("n").unwrap(), Value::Int(i64::try_from(n).unwrap()))]),
+    }
+}

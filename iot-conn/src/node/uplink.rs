@@ -1,0 +1,309 @@
+//! From a client's PUBLISH to the log, to subscribers, to the commander.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use iot_core::{
+    access::{Permission, Resource},
+    device::Device,
+    event::Event,
+    message::{Message, Properties, QoS},
+    payload::{self, ErrorBody, InvalidPayload, Uplink},
+    session::SessionId,
+    store::{StoreError, Target},
+    time::Timestamp,
+    topic::{self, DeviceTopic},
+};
+
+use super::{
+    Inner,
+    endpoint::{DeviceContext, Endpoint, Link},
+    gate::Gate,
+    ingest::Arrival,
+    mailbox::{Kind, Outgoing, Posted},
+    offers::Offer,
+};
+use crate::{
+    mqtt::{ReasonCode, server::PublishRequest},
+    router::Identifiers,
+};
+
+/// What a client may do with a topic.
+enum Place {
+    /// Its own tree.
+    Own(Permitted),
+    /// The tree of another device, by an application.
+    Other(Arc<Device>),
+    /// Outside the trees.
+    Free,
+}
+
+enum Permitted {
+    Telemetry,
+    Event,
+    Reply,
+    Custom,
+}
+
+impl Inner {
+    /// Takes what a client has published. The gate opens when everything that its acknowledgement promises is done.
+    pub(crate) async fn publish(
+        &self,
+        endpoint: &Endpoint,
+        link: &Arc<Link>,
+        request: PublishRequest,
+        gate: &Gate,
+    ) -> ReasonCode {
+        let now = self.clock.timestamp();
+        let place = match self.place(link, &request.topic, now).await {
+            Ok(place) => place,
+            Err(reason) => {
+                metrics::counter!("iot_publishes_refused_total", "reason" => "not_authorized").increment(1);
+                return reason;
+            }
+        };
+        let received = request.packet_id.filter(|_| request.qos == QoS::ExactlyOnce && link.persistent);
+        let received = received.map(|id| (endpoint.session.clone(), link.epoch, id));
+        let (topic, device, keep) = match (&place, &link.device) {
+            (Place::Own(kind), Some(device)) => {
+                if let Err(invalid) = self.report(link, device, kind, &request, gate, now) {
+                    return self.refuse_payload(link, device, &request.topic, &invalid);
+                }
+                let topic: Arc<str> = format!("{}{}", device.prefix, request.topic).into();
+                (topic, Some((device.id.clone(), device.epoch)), matches!(kind, Permitted::Custom))
+            }
+            (Place::Other(device), _) => ((*request.topic).into(), Some((device.id.clone(), device.epoch)), true),
+            _ => ((*request.topic).into(), None, true),
+        };
+        let expiry = request.expiry_s.map(|s| now.plus(std::time::Duration::from_secs(u64::from(s))));
+        let message = Message {
+            tenant: link.principal.tenant.clone(),
+            topic,
+            payload: request.payload,
+            qos: request.qos,
+            retain: request.retain && keep,
+            properties: (!request.properties.is_empty()).then(|| Arc::new(request.properties)),
+            published: now,
+            expires: expiry,
+            device,
+        };
+        let matched = self.route(Some(endpoint), message, received, gate);
+        if matched == 0 && !matches!(place, Place::Own(_)) {
+            ReasonCode::NoMatchingSubscribers
+        } else {
+            ReasonCode::Success
+        }
+    }
+
+    async fn place(&self, link: &Link, name: &str, now: Timestamp) -> Result<Place, ReasonCode> {
+        let denied = Err(ReasonCode::NotAuthorized);
+        if name.len() > self.limits.topic_bytes_max
+            || topic::check_name(name, usize::MAX, self.limits.topic_levels_max).is_err()
+        {
+            return Err(ReasonCode::TopicNameInvalid);
+        }
+        let tenant = &link.principal.tenant;
+        if let Some(device) = &link.device {
+            let permitted = match DeviceTopic::parse(name) {
+                Some(DeviceTopic::Telemetry) => Permitted::Telemetry,
+                Some(DeviceTopic::Event) => Permitted::Event,
+                Some(DeviceTopic::Reply) => Permitted::Reply,
+                Some(DeviceTopic::UpCustom(_)) => Permitted::Custom,
+                _ => return denied,
+            };
+            let allowed = link.permits(Permission::Report, &device.resource(tenant), now);
+            return if allowed { Ok(Place::Own(permitted)) } else { denied };
+        }
+        if let Some((device, local)) = topic::split_device(name) {
+            let Some(DeviceTopic::DownCustom(_)) = DeviceTopic::parse(local) else { return denied };
+            let Ok(id) = device.parse() else { return denied };
+            let found = self.directory.device(&*self.stores.meta, tenant, &id).await;
+            let Some(device) = found.map_err(|_| ReasonCode::UnspecifiedError)? else { return denied };
+            let allowed = link.permits(Permission::Control, &Resource::device(&device), now);
+            return if allowed { Ok(Place::Other(device)) } else { denied };
+        }
+        let reserved = name.starts_with('$') || name == "d" || name == "alarm" || name.starts_with("alarm/");
+        if reserved || !link.permits(Permission::Publish, &Resource::tenant(tenant), now) {
+            return denied;
+        }
+        Ok(Place::Free)
+    }
+
+    fn report(
+        &self,
+        link: &Link,
+        device: &DeviceContext,
+        kind: &Permitted,
+        request: &PublishRequest,
+        gate: &Gate,
+        now: Timestamp,
+    ) -> Result<(), InvalidPayload> {
+        let uplinks = match kind {
+            Permitted::Telemetry => payload::telemetry(&request.payload, &self.limits, now)?,
+            Permitted::Event => vec![payload::event(&request.payload, &self.limits, now)?],
+            Permitted::Reply => {
+                let reply = payload::reply(&request.payload)?;
+                self.commander.replied(&link.principal.tenant, &device.id, reply);
+                return Ok(());
+            }
+            Permitted::Custom => return Ok(()),
+        };
+        if request.qos == QoS::AtMostOnce && self.arrivals.len() >= super::ingest::INGEST_PRESSED / 2 {
+            metrics::counter!("iot_messages_dropped_total", "reason" => "ingest_pressed").increment(1);
+            return Ok(());
+        }
+        let event = |uplink: Uplink| Event {
+            tenant: link.principal.tenant.clone(),
+            product: device.product.clone(),
+            device: device.id.clone(),
+            epoch: device.epoch,
+            home: device.home.clone(),
+            at: uplink.at.unwrap_or(now),
+            received: now,
+            device_sequence: uplink.sequence,
+            report: uplink.report,
+        };
+        let events = uplinks.into_iter().map(event).collect();
+        self.arrivals.push(Arrival { events, part: gate.part() });
+        Ok(())
+    }
+
+    fn refuse_payload(&self, link: &Link, device: &DeviceContext, local: &str, invalid: &InvalidPayload) -> ReasonCode {
+        metrics::counter!("iot_publishes_refused_total", "reason" => "payload_invalid").increment(1);
+        let detail = invalid.to_string();
+        tracing::debug!(device = %device.id, topic = local, %detail, "payload refused");
+        let body = ErrorBody { topic: local.into(), code: "payload_invalid".into(), detail: detail.into() };
+        let payload = payload::encode(&body, device.encoding).into();
+        let message = self.own_message(&link.principal.tenant, &device.prefix, DeviceTopic::Error, payload, device);
+        let outgoing = Outgoing {
+            message,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            identifiers: Identifiers::default(),
+            kind: Kind::Passing,
+        };
+        if link.mailbox.post(outgoing, Gate::open().part()) != Posted::Taken {
+            metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
+        }
+        ReasonCode::PayloadFormatInvalid
+    }
+
+    /// A message of the cloud itself below a device.
+    pub(crate) fn own_message(
+        &self,
+        tenant: &iot_core::id::TenantId,
+        prefix: &str,
+        local: DeviceTopic<'_>,
+        payload: Bytes,
+        device: &DeviceContext,
+    ) -> Message {
+        Message {
+            tenant: tenant.clone(),
+            topic: format!("{prefix}{local}").into(),
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            properties: None,
+            published: self.clock.timestamp(),
+            expires: None,
+            device: Some((device.id.clone(), device.epoch)),
+        }
+    }
+
+    /// Hands a message to every session that is subscribed to it; answers how many that are.
+    pub(crate) fn route(
+        &self,
+        sender: Option<&Endpoint>,
+        message: Message,
+        received: Option<(SessionId, iot_core::session::SessionEpoch, u16)>,
+        gate: &Gate,
+    ) -> usize {
+        let now = message.published;
+        let mut matches = Vec::new();
+        let is_online = |endpoint: &Arc<Endpoint>| endpoint.is_connected();
+        self.router.matches(
+            message.tenant.as_str(),
+            &message.topic,
+            sender.map(|endpoint| endpoint.subscriber),
+            &is_online,
+            &mut matches,
+        );
+        let count = matches.len();
+        let mut to = Vec::new();
+        for matched in matches {
+            let endpoint = matched.handle;
+            let qos = matched.qos.min(message.qos);
+            let retain = matched.retain_as_published && message.retain;
+            match endpoint.link() {
+                Some(link) if !link.may_receive(&message, now) => {}
+                Some(link) if qos == QoS::AtMostOnce || !link.persistent => {
+                    let message = message.clone();
+                    let outgoing =
+                        Outgoing { message, qos, retain, identifiers: matched.identifiers, kind: Kind::Passing };
+                    if link.mailbox.post(outgoing, gate.part()) == Posted::Shed {
+                        metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
+                    }
+                }
+                None if qos == QoS::AtMostOnce || !endpoint.is_stored() => {}
+                _ => {
+                    let identifiers = matched.identifiers.to_vec();
+                    let target = Target { session: endpoint.session.clone(), qos, retain, identifiers };
+                    to.push((endpoint, target));
+                }
+            }
+        }
+        if !to.is_empty() || message.retain || received.is_some() {
+            self.offers.push(Offer { message, to, received, part: gate.part() });
+        }
+        count
+    }
+
+    /// Publishes something that the cloud itself says outside the device trees.
+    pub(crate) fn announce(&self, tenant: &iot_core::id::TenantId, topic: &str, payload: Bytes, retain: bool) {
+        let properties = Properties { content_type: Some("application/json".to_owned()), ..Properties::default() };
+        let message = Message {
+            tenant: tenant.clone(),
+            topic: topic.into(),
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain,
+            properties: Some(Arc::new(properties)),
+            published: self.clock.timestamp(),
+            expires: None,
+            device: None,
+        };
+        self.route(None, message, None, &Gate::open());
+    }
+
+    /// Publishes a will, as the client that left it would have. Its permission is asked again.
+    pub(crate) async fn publish_will(&self, mut will: Message) -> Result<(), StoreError> {
+        if let Some((id, epoch)) = &will.device {
+            let device = self.directory.device(&*self.stores.meta, &will.tenant, id).await?;
+            if device.is_none_or(|device| device.epoch != *epoch) {
+                return Ok(());
+            }
+        }
+        will.published = self.clock.timestamp();
+        self.route(None, will, None, &Gate::open());
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Where a will may go: what the client could publish, except what the node would have to read.
+    pub(crate) async fn will_topic(
+        &self,
+        link: &Link,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(String, Option<(iot_core::id::DeviceId, iot_core::id::OwnershipEpoch)>), ReasonCode> {
+        match (self.place(link, name, now).await?, &link.device) {
+            (Place::Own(Permitted::Custom), Some(device)) => {
+                Ok((format!("{}{name}", device.prefix), Some((device.id.clone(), device.epoch))))
+            }
+            (Place::Own(_), _) => Err(ReasonCode::NotAuthorized),
+            (Place::Other(device), _) => Ok((name.to_owned(), Some((device.id.clone(), device.epoch)))),
+            (Place::Free, _) => Ok((name.to_owned(), None)),
+        }
+    }
+}

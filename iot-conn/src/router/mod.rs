@@ -1,0 +1,347 @@
+//! From subscriptions to the subscribers of a message (MQTT 5 §4.7, §4.8).
+//!
+//! A [`Router`] holds who subscribed to what and answers who receives a topic. It sends nothing and asks no clock. Filters
+//! without a wildcard are looked up in a hash map, the others in a trie by level. Both are cut into shards by tenant and
+//! first two levels, so that subscribing to one device's topics does not hold up messages of another. Hashes are keyed
+//! with random keys: chosen topics cannot be made to collide.
+
+mod identifiers;
+mod members;
+mod trie;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use iot_core::message::QoS;
+use iot_core::topic;
+
+pub use self::identifiers::Identifiers;
+use self::members::{Member, Subscribers};
+use self::trie::Trie;
+
+/// Names a subscriber within a [`Router`], for as long as it has subscriptions there; the caller keeps them distinct.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug, Ord, PartialOrd)]
+pub struct SubscriberId(pub u64);
+
+/// The options of one subscription that matter to delivery (MQTT 5 §3.8.3.1).
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Default)]
+pub struct Subscription {
+    /// The highest quality of service at which the subscriber wants messages.
+    pub qos: QoS,
+    /// The subscriber's own messages are not for it. Ignored on a shared subscription, where MQTT 5 forbids it.
+    pub no_local: bool,
+    /// The retain flag is forwarded as it was published.
+    pub retain_as_published: bool,
+    /// The subscription identifier of MQTT 5, sent back with every message that matches.
+    pub identifier: Option<u32>,
+}
+
+/// What [`Router::subscribe`] did.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+#[must_use = "retained messages are sent by it (MQTT 5 §3.8.3.1, retain handling 1)"]
+#[expect(clippy::exhaustive_enums, reason = "a subscription was there or it was not")]
+pub enum Subscribed {
+    /// The subscriber had no subscription with this filter.
+    New,
+    /// Its subscription with this very filter was replaced (MQTT 5 §3.8.4).
+    Replaced,
+}
+
+/// One delivery of a message: to whom and how.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct Match<H> {
+    /// The subscriber.
+    pub subscriber: SubscriberId,
+    /// Its handle, as given with one of the matching subscriptions.
+    pub handle: H,
+    /// The highest quality of service among the matching subscriptions; the message's own may be lower.
+    pub qos: QoS,
+    /// One of the matching subscriptions wants the retain flag as published.
+    pub retain_as_published: bool,
+    /// The identifiers of all matching subscriptions, equal ones as often as they matched (MQTT 5 §3.3.4).
+    pub identifiers: Identifiers,
+}
+
+/// The subscriptions of all tenants.
+///
+/// All methods take `&self` and may be called from any thread. Each locks one shard at a time, briefly: a message that is
+/// matched while another thread subscribes sees that subscription or does not, and always sees those that were there
+/// before. The number of subscriptions is bounded by the caller (sessions times subscriptions of each); what was removed
+/// leaves nothing behind but spare capacity, and that goes with the last subscription of a tenant in a shard.
+pub struct Router<H> {
+    shards: Box<[RwLock<Shard<H>>]>,
+    placement: RandomState,
+    subscriptions: AtomicUsize,
+}
+
+impl<H: Clone> Router<H> {
+    /// Adds or replaces the subscription of `id` with `filter`, which may be a shared one (`$share/<group>/<filter>`).
+    ///
+    /// The filter was checked before ([`iot_core::topic::check_filter`]); another is kept and can be removed, but what it
+    /// matches is not specified. With the same group and filter a shared subscription is replaced and keeps its turn.
+    pub fn subscribe(
+        &self,
+        tenant: &str,
+        filter: &str,
+        id: SubscriberId,
+        handle: &H,
+        subscription: Subscription,
+    ) -> Subscribed {
+        let (group, filter) = split_group(filter);
+        let member = Member { id, handle: handle.clone(), subscription };
+        // Dropped after the lock is released: a handle's own drop may lead back here.
+        let replaced = self.write(tenant, filter).insert(tenant, filter, group, member);
+        if replaced.is_some() {
+            return Subscribed::Replaced;
+        }
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        Subscribed::New
+    }
+
+    /// Removes the subscription of `id` with this very filter; false if there is none (MQTT 5 §3.10.4).
+    pub fn unsubscribe(&self, tenant: &str, filter: &str, id: SubscriberId) -> bool {
+        let (group, filter) = split_group(filter);
+        let removed = self.write(tenant, filter).remove(tenant, filter, group, id);
+        if removed.is_some() {
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed.is_some()
+    }
+
+    /// Appends the deliveries of a message with this topic to `out`, in no particular order.
+    ///
+    /// The plain subscriptions of one subscriber become one delivery (MQTT 5 §3.3.4); `sender` names the publisher if it
+    /// is a subscriber too, for [`Subscription::no_local`]. Each group of a shared subscription adds one delivery of its
+    /// own: its members take turns, those that are not `online` are passed over, and if none is, all take turns
+    /// (MQTT 5 §4.8.2).
+    ///
+    /// `online` is called with a shard locked for reading and must not call this router.
+    pub fn matches(
+        &self,
+        tenant: &str,
+        topic: &str,
+        sender: Option<SubscriberId>,
+        online: &dyn Fn(&H) -> bool,
+        out: &mut Vec<Match<H>>,
+    ) {
+        let mut gathered = Gathered { sender, online, start: out.len(), out, shared: Vec::new(), sources: 0 };
+        let narrow = self.place(tenant, prefix(topic));
+        let broad = self.place(tenant, None);
+        self.read(narrow).visit(tenant, topic, &mut |found| gathered.add(found));
+        if broad != narrow {
+            self.read(broad).visit(tenant, topic, &mut |found| gathered.add(found));
+        }
+        gathered.finish();
+    }
+
+    fn write(&self, tenant: &str, filter: &str) -> RwLockWriteGuard<'_, Shard<H>> {
+        self.shards[self.place(tenant, prefix(filter))].write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, place: usize) -> RwLockReadGuard<'_, Shard<H>> {
+        self.shards[place].read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, tenant: &str, prefix: Option<&str>) -> usize {
+        let hash = self.placement.hash_one((tenant, prefix));
+        usize::from((hash >> (u64::BITS - SHARD_BITS)) as u8)
+    }
+}
+
+impl<H> Router<H> {
+    /// How many subscriptions there are, over all tenants.
+    pub fn len(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no subscription.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<H> Default for Router<H> {
+    fn default() -> Self {
+        Self {
+            shards: (0..1 << SHARD_BITS).map(|_| RwLock::default()).collect(),
+            placement: RandomState::new(),
+            subscriptions: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<H> fmt::Debug for Router<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("subscriptions", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Sixty-four shards: several times the threads of a node, and small enough to be free when empty.
+const SHARD_BITS: u32 = 6;
+
+/// The first two levels, if there are two and none is a wildcard. Filters without such a prefix are kept in one shard of
+/// their tenant, which every message looks into as well.
+fn prefix(text: &str) -> Option<&str> {
+    let first = text.find('/')? + 1;
+    let end = text[first..].find('/').map_or(text.len(), |second| first + second);
+    let prefix = &text[..end];
+    (!topic::has_wildcard(prefix)).then_some(prefix)
+}
+
+fn split_group(filter: &str) -> (Option<&str>, &str) {
+    match topic::parse_share(filter) {
+        Ok(Some((group, plain))) => (Some(group), plain),
+        _ => (None, filter),
+    }
+}
+
+// === impl Shard ===
+
+struct Shard<H> {
+    tenants: HashMap<Box<str>, Tenant<H>>,
+}
+
+struct Tenant<H> {
+    exact: HashMap<Box<str>, Subscribers<H>>,
+    wildcard: Trie<H>,
+}
+
+impl<H> Default for Shard<H> {
+    fn default() -> Self {
+        Self { tenants: HashMap::new() }
+    }
+}
+
+impl<H> Shard<H> {
+    fn insert(&mut self, tenant: &str, filter: &str, group: Option<&str>, member: Member<H>) -> Option<Member<H>> {
+        let tenant = match self.tenants.get_mut(tenant) {
+            Some(known) => known,
+            None => self.tenants.entry(tenant.into()).or_default(),
+        };
+        tenant.subscribers(filter).insert(group, member)
+    }
+
+    fn remove(&mut self, tenant: &str, filter: &str, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
+        let known = self.tenants.get_mut(tenant)?;
+        let removed = known.remove(filter, group, id);
+        if known.is_empty() {
+            self.tenants.remove(tenant);
+        }
+        removed
+    }
+
+    fn visit(&self, tenant: &str, topic: &str, found: &mut dyn FnMut(&Subscribers<H>)) {
+        let Some(tenant) = self.tenants.get(tenant) else { return };
+        if let Some(exact) = tenant.exact.get(topic) {
+            found(exact);
+        }
+        tenant.wildcard.visit(topic, found);
+    }
+}
+
+// === impl Tenant ===
+
+impl<H> Default for Tenant<H> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), wildcard: Trie::default() }
+    }
+}
+
+impl<H> Tenant<H> {
+    fn subscribers(&mut self, filter: &str) -> &mut Subscribers<H> {
+        if topic::has_wildcard(filter) {
+            return self.wildcard.subscribers(filter);
+        }
+        self.exact.entry(filter.into()).or_default()
+    }
+
+    fn remove(&mut self, filter: &str, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
+        if topic::has_wildcard(filter) {
+            return self.wildcard.remove(filter, group, id);
+        }
+        let subscribers = self.exact.get_mut(filter)?;
+        let removed = subscribers.remove(group, id);
+        if subscribers.is_empty() {
+            self.exact.remove(filter);
+        }
+        removed
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wildcard.is_empty()
+    }
+}
+
+// === impl Gathered ===
+
+struct Gathered<'a, H> {
+    sender: Option<SubscriberId>,
+    online: &'a dyn Fn(&H) -> bool,
+    out: &'a mut Vec<Match<H>>,
+    start: usize,
+    shared: Vec<Match<H>>,
+    /// How many filters gave plain matches; within one, no subscriber comes twice.
+    sources: usize,
+}
+
+impl<H: Clone> Gathered<'_, H> {
+    fn add(&mut self, found: &Subscribers<H>) {
+        let before = self.out.len();
+        let sender = self.sender;
+        let wants = |member: &&Member<H>| !(member.subscription.no_local && sender == Some(member.id));
+        found.plain.for_each(|member| self.out.extend(Some(member).filter(wants).map(Match::of)));
+        self.sources += usize::from(self.out.len() > before);
+        self.shared.extend(found.groups().filter_map(|group| group.next(self.online)).map(Match::of));
+    }
+
+    fn finish(mut self) {
+        if self.sources > 1 {
+            merge(self.out, self.start);
+        }
+        self.out.append(&mut self.shared);
+    }
+}
+
+fn merge<H>(out: &mut Vec<Match<H>>, start: usize) {
+    out[start..].sort_by_key(|found| found.subscriber);
+    let mut kept = start;
+    for next in start + 1..out.len() {
+        let (head, tail) = out.split_at_mut(next);
+        if head[kept].subscriber == tail[0].subscriber {
+            head[kept].absorb(&tail[0]);
+        } else {
+            kept += 1;
+            out.swap(kept, next);
+        }
+    }
+    out.truncate(kept + 1);
+}
+
+impl<H: Clone> Match<H> {
+    fn of(member: &Member<H>) -> Self {
+        Self {
+            subscriber: member.id,
+            handle: member.handle.clone(),
+            qos: member.subscription.qos,
+            retain_as_published: member.subscription.retain_as_published,
+            identifiers: member.subscription.identifier.into_iter().collect(),
+        }
+    }
+}
+
+impl<H> Match<H> {
+    fn absorb(&mut self, other: &Self) {
+        self.qos = self.qos.max(other.qos);
+        self.retain_as_published |= other.retain_as_published;
+        for identifier in other.identifiers.iter() {
+            self.identifiers.push(*identifier);
+        }
+    }
+}

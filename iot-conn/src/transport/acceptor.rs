@@ -1,0 +1,135 @@
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Listener, Peer, Stream, websocket::WebSocket};
+
+/// How much the acceptor takes on.
+#[derive(Debug, Clone)]
+pub struct AcceptorLimits {
+    /// The most connections of the node; a further one is closed at once and counted.
+    pub connections_max: usize,
+    /// The most handshakes at the same time; the others wait, within `handshake_timeout`.
+    pub handshakes_max: usize,
+    /// From the TCP connection to the first byte of MQTT.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for AcceptorLimits {
+    fn default() -> Self {
+        Self { connections_max: 19_500, handshakes_max: 256, handshake_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Accepts for all listeners of a node. A handshake is never awaited where connections are accepted.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptor {
+    limits: AcceptorLimits,
+    packet_bytes_max: usize,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(limits: AcceptorLimits, packet_bytes_max: usize) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            limits,
+            packet_bytes_max,
+        }
+    }
+
+    /// Accepts until shutdown; each connection runs in a task of its own through `serve`, counted in `running`.
+    pub(crate) async fn run<F, Fut>(
+        self,
+        listener: Listener,
+        socket: TcpListener,
+        mut shutdown: watch::Receiver<bool>,
+        serve: F,
+    ) where
+        F: Fn(Stream, Peer, OwnedSemaphorePermit) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = shutdown.changed() => return,
+            };
+            let (tcp, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(listener = listener.name, %error, "a connection was not accepted");
+                    pause_if_exhausted(&error).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+                metrics::counter!("iot_connects_refused_total", "reason" => "too_many").increment(1);
+                continue;
+            };
+            let (acceptor, listener, serve) = (self.clone(), listener.clone(), serve.clone());
+            tokio::spawn(async move {
+                let handshake = acceptor.handshake(&listener, tcp, address);
+                match tokio::time::timeout(acceptor.limits.handshake_timeout, Box::pin(handshake)).await {
+                    Ok(Ok((stream, peer))) => serve(stream, peer, permit).await,
+                    Ok(Err(error)) => refuse(&listener, address, "handshake", &error),
+                    Err(_) => refuse(&listener, address, "handshake_timeout", &io::ErrorKind::TimedOut.into()),
+                }
+            });
+        }
+    }
+
+    /// Resolves when no connection is left.
+    pub(crate) async fn all_ended(&self, connections_max: u32) {
+        let _all = self.connections.acquire_many(connections_max).await;
+    }
+
+    async fn handshake(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> io::Result<(Stream, Peer)> {
+        tcp.set_nodelay(true)?;
+        let mut peer = Peer {
+            address,
+            listener: listener.name,
+            encrypted: listener.tls.is_some(),
+            certificate: None,
+            anonymous_allowed: listener.anonymous,
+        };
+        let Some(config) = &listener.tls else {
+            let stream = match listener.websocket {
+                true => Stream::WebSocket(Box::new(WebSocket::accept(tcp, self.packet_bytes_max).await?)),
+                false => Stream::Tcp(tcp),
+            };
+            return Ok((stream, peer));
+        };
+        let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
+        let tls = TlsAcceptor::from(config.clone()).accept(tcp).await?;
+        drop(permit);
+        let connection = tls.get_ref().1;
+        let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        metrics::counter!("iot_tls_handshakes_total", "resumed" => if resumed { "true" } else { "false" }).increment(1);
+        let certificates = connection.peer_certificates();
+        peer.certificate = certificates.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+        let stream = match listener.websocket {
+            true => Stream::SecureWebSocket(Box::new(WebSocket::accept(tls, self.packet_bytes_max).await?)),
+            false => Stream::Tls(Box::new(tls)),
+        };
+        Ok((stream, peer))
+    }
+}
+
+fn refuse(listener: &Listener, peer: SocketAddr, reason: &'static str, error: &io::Error) {
+    metrics::counter!("iot_connects_refused_total", "reason" => reason).increment(1);
+    tracing::debug!(listener = listener.name, %peer, %error, "a handshake failed");
+}
+
+/// Without file descriptors every accept fails at once: a pause lets connections end.
+async fn pause_if_exhausted(error: &io::Error) {
+    let of_the_peer = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::Interrupted];
+    if !of_the_peer.contains(&error.kind()) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,111 @@
+//! Listeners: TCP, TLS, WebSocket. They accept, shake hands and hand a stream with its peer to the node.
+
+mod acceptor;
+mod stream;
+mod websocket;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+pub(crate) use acceptor::Acceptor;
+pub use acceptor::AcceptorLimits;
+pub use stream::Stream;
+
+/// Where and how to listen.
+#[derive(Clone)]
+pub struct Listener {
+    /// For messages, logs and metrics.
+    pub name: &'static str,
+    /// Port 0 picks a free one.
+    pub address: SocketAddr,
+    /// TLS, if any. A client certificate, where the configuration asks for one, is verified by it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// WebSocket (RFC 6455) with subprotocol `mqtt` on path `/mqtt`, instead of plain MQTT.
+    pub websocket: bool,
+    /// Whether clients without credentials are let in.
+    pub anonymous: bool,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("name", &self.name).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot listen on {address}")]
+pub struct BindError {
+    /// Which listener.
+    pub name: &'static str,
+    /// On which address.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Listeners that are bound; nothing is accepted yet.
+#[derive(Debug)]
+pub struct Bound {
+    pub(crate) listeners: Vec<(Listener, tokio::net::TcpListener)>,
+}
+
+impl Bound {
+    /// Binds all, or none. Within a tokio runtime.
+    pub fn bind(listeners: Vec<Listener>) -> Result<Self, BindError> {
+        let bind = |listener: Listener| {
+            let fail = |source| BindError { name: listener.name, address: listener.address, source };
+            let socket = listen(listener.address).map_err(fail)?;
+            Ok((listener, socket))
+        };
+        Self::adopt(listeners.into_iter().map(bind).collect::<Result<_, _>>()?)
+    }
+
+    /// Takes sockets that are listening already, for instance from [`listen`] or from a service manager. Within a tokio
+    /// runtime.
+    pub fn adopt(sockets: Vec<(Listener, std::net::TcpListener)>) -> Result<Self, BindError> {
+        let adopt = |(mut listener, socket): (Listener, std::net::TcpListener)| {
+            let fail = |source| BindError { name: listener.name, address: listener.address, source };
+            let address = socket.local_addr().map_err(fail)?;
+            socket.set_nonblocking(true).map_err(fail)?;
+            let socket = tokio::net::TcpListener::from_std(socket).map_err(fail)?;
+            listener.address = address;
+            Ok((listener, socket))
+        };
+        let listeners = sockets.into_iter().map(adopt).collect::<Result<_, _>>()?;
+        Ok(Self { listeners })
+    }
+
+    /// The addresses, with the ports that were picked.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.listeners.iter().map(|(listener, _)| (listener.name, listener.address)).collect()
+    }
+}
+
+/// How many connections the kernel may hold for a listener that is busy.
+const BACKLOG: i32 = 4_096;
+
+/// A socket that listens on `address`, which may be taken again at once after a restart.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The other end of a connection, as its transport knows it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// From where.
+    pub address: SocketAddr,
+    /// Through which listener.
+    pub listener: &'static str,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// The verified end-entity certificate (DER), if the client has shown one in this or in the resumed handshake.
+    pub certificate: Option<Vec<u8>>,
+    /// Whether the listener lets clients in that show nothing.
+    pub anonymous_allowed: bool,
+}

@@ -1,0 +1,116 @@
+//! What the contracts leave to be decided in one way by all backends here.
+
+use std::collections::{BTreeMap, HashSet};
+
+use iot_core::{
+    event::{Event, Report, Sequence},
+    id::Metric,
+    problem::Cursor,
+    store::{Aggregate, Bucket, INDEX_PAGE_MAX, IndexKey, Key, Write},
+    time::Timestamp,
+};
+
+/// The writes of a batch, of each record only the last.
+pub(crate) fn last_writes(writes: Vec<Write>) -> Vec<Write> {
+    let mut seen: HashSet<Key> = HashSet::with_capacity(writes.len());
+    let mut kept: Vec<Write> = writes.into_iter().rev().filter(|write| seen.insert(write.key().clone())).collect();
+    kept.reverse();
+    kept
+}
+
+/// The index keys of a record, each once; unique if it was said once.
+pub(crate) fn distinct(index_keys: &[IndexKey]) -> BTreeMap<(&'static str, &str), bool> {
+    let mut distinct = BTreeMap::new();
+    for key in index_keys {
+        *distinct.entry((key.index, key.value.as_str())).or_default() |= key.unique;
+    }
+    distinct
+}
+
+/// The size of a page that was asked for, within bounds.
+pub(crate) fn page_size(limit: u32) -> usize {
+    limit.clamp(1, INDEX_PAGE_MAX) as usize
+}
+
+/// A cursor that holds a count.
+pub(crate) fn count_cursor(count: u64) -> Cursor {
+    Cursor::after(&count.to_be_bytes())
+}
+
+/// Reads [`count_cursor`]; `None` for the cursor of another list.
+pub(crate) fn read_count(cursor: &Cursor) -> Option<u64> {
+    cursor.key().try_into().ok().map(u64::from_be_bytes)
+}
+
+/// A cursor that holds a place in a series.
+pub(crate) fn place_cursor(at: Timestamp, sequence: Sequence) -> Cursor {
+    let mut key = at.as_micros().to_be_bytes().to_vec();
+    key.extend_from_slice(&sequence.0.to_be_bytes());
+    Cursor::after(&key)
+}
+
+/// Reads [`place_cursor`]; `None` for the cursor of another list.
+pub(crate) fn read_place(cursor: &Cursor) -> Option<(Timestamp, Sequence)> {
+    let (at, sequence) = cursor.key().split_first_chunk::<8>()?;
+    let sequence = u64::from_be_bytes(sequence.try_into().ok()?);
+    Some((Timestamp::from_micros(i64::from_be_bytes(*at)), Sequence(sequence)))
+}
+
+/// An event as a range with this metric shows it; `None` if it does not.
+pub(crate) fn narrowed(mut event: Event, metric: Option<&Metric>) -> Option<Event> {
+    let Some(metric) = metric else { return Some(event) };
+    let Report::Telemetry(values) = &mut event.report else { return None };
+    values.retain(|(name, _)| name == metric);
+    (!values.is_empty()).then_some(event)
+}
+
+/// Gathers statistics from values that come in order of time and sequence.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    width: i128,
+    limit: usize,
+    done: Vec<Bucket>,
+}
+
+impl Buckets {
+    pub(crate) fn new(aggregate: &Aggregate, limit: u32) -> Self {
+        let width = i128::try_from(aggregate.bucket.as_micros()).unwrap_or(i128::MAX).max(1);
+        Self { width, limit: limit as usize, done: Vec::new() }
+    }
+
+    /// Takes one value; `false` if it, and all that follow, are beyond the last bucket that was asked for.
+    pub(crate) fn add(&mut self, at: Timestamp, value: f64) -> bool {
+        let start = self.start(at);
+        let full = self.done.len() == self.limit;
+        match self.done.last_mut() {
+            Some(bucket) if bucket.start == start => {
+                bucket.count += 1;
+                bucket.min = bucket.min.min(value);
+                bucket.max = bucket.max.max(value);
+                bucket.sum += value;
+                bucket.last = value;
+            }
+            _ if full => return false,
+            _ => self.done.push(Bucket {
+                start,
+                count: 1,
+                min: value,
+                max: value,
+                sum: value,
+                first: value,
+                last: value,
+            }),
+        }
+        true
+    }
+
+    pub(crate) fn finish(self) -> Vec<Bucket> {
+        self.done
+    }
+
+    // A bucket that would begin before the first timestamp begins there.
+    fn start(&self, at: Timestamp) -> Timestamp {
+        let start = i128::from(at.as_micros()).div_euclid(self.width) * self.width;
+        Timestamp::from_micros(i64::try_from(start).unwrap_or(i64::MIN))
+    }
+}
