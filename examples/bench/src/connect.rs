@@ -30,9 +30,10 @@ pub(crate) async fn measure(options: Connect) -> Result<Outcome, BenchError> {
         return Err(BenchError::Options("--from must be less than --connections".to_owned()));
     }
     let identities = match &options.state {
-        Some(state) => Some(fleet::identities(state, options.connections)?),
+        Some(state) => Some((fleet::identities(state, options.connections)?, fleet::lock(state)?)),
         None => None,
     };
+    let (identities, _lock) = identities.unzip();
     let options = Arc::new(options);
     let identities = identities.map(Arc::new);
     let (end, is_over) = watch::channel(false);

@@ -1,6 +1,6 @@
 //! Claimed devices of an `iot-device` state folder.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use iot_auth::device::{Identity, IdentityFolder, State};
 use iot_conn::mqtt::client::ClientOptions;
@@ -38,6 +38,11 @@ fn identity(state: &Path, k: u32) -> Result<Identity, BenchError> {
         Ok(State::New | State::Keyed(_)) => Err(missing()),
         Err(error) => Err(BenchError::Options(error.to_string())),
     }
+}
+
+/// Keeps `iot-device` from being the same devices meanwhile.
+pub(crate) fn lock(state: &Path) -> Result<File, BenchError> {
+    iot_device::lock(state).map_err(|error| BenchError::Options(error.to_string()))
 }
 
 /// Connects a device over TLS with its certificate; a session that it had is discarded.

@@ -66,6 +66,7 @@ impl Report {
 pub(crate) async fn measure(options: DeviceTelemetry) -> Result<Outcome, BenchError> {
     let options = Arc::new(options);
     let identities = fleet::identities(&options.state, options.devices)?;
+    let _lock = fleet::lock(&options.state)?;
     let clock = Clock::start();
     let openings = Arc::new(tokio::sync::Semaphore::new(OPENINGS_MAX));
     // All devices and this function: the time runs when everybody is connected.
