@@ -1,4 +1,36 @@
-//! Under construction.
+//! Identity of devices and applications: registry, certificates, claims, tokens, and who may do what.
+//!
+//! Not a user directory for people, and not a policy language: a principal is a device with a key of its own or an
+//! application with a token, and its grants are relations that `iot_core::access::check` decides by.
+//!
+//! | module | what | feature |
+//! |---|---|---|
+//! | `auth` | `Auth`: authenticates, and answers for standing principals | `server` |
+//! | `registry` | products, homes, units, claim tokens, claims, revocation | `server` |
+//! | `token` | API tokens and the administrator's one-time password | `server` |
+//! | `ca` | the built-in certificate authority | `server` |
+//! | `keys` | the key ring in a file | `server` |
+//! | `http` | routes for all of it | `http` |
+//! | `device` | the device's own side: its key, its certificate, its claim | `device` |
 
+#[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "server")]
+pub mod ca;
 #[cfg(feature = "device")]
 pub mod device;
+#[cfg(feature = "server")]
+mod files;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod keys;
+#[cfg(feature = "server")]
+pub mod registry;
+#[cfg(feature = "server")]
+pub mod token;
+
+#[cfg(feature = "server")]
+pub use auth::{Auth, AuthError};
+#[cfg(feature = "server")]
+pub use files::SetupError;

@@ -1,2 +1,84 @@
-//! Under construction.
-fn main() {}
+//! A complete IoT cloud in one process, made of the iot crates. `cloud.rs` is where they are joined, `logic.rs` where your
+//! own cloud logic goes.
+
+mod banner;
+mod cloud;
+mod data_folder;
+mod demo;
+mod failure;
+mod http;
+mod logic;
+mod observability;
+mod options;
+mod supervisor;
+mod tls;
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    failure::Failure,
+    options::{Cli, Command, Options, one_line},
+};
+
+/// How long work that nobody waits for may hold up the end.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            let _closed = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let text = one_line(error.to_string().trim_start_matches("error: "));
+            return end(&Failure::options(format!("{text}; see iot-server --help")));
+        }
+    };
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => end(&failure),
+    }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    let _closed = writeln!(std::io::stderr().lock(), "iot-server: {failure}");
+    failure.exit_code()
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    // One provider for all of TLS; an error would mean that it is installed already.
+    let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::of("", &error))?;
+    let outcome = match cli.command {
+        Some(Command::Device(options)) => runtime.block_on(devices(*options)),
+        Some(Command::ResetAdmin) => runtime.block_on(reset_admin(cli.settings.resolve()?)),
+        None => {
+            let options = cli.settings.resolve()?;
+            observability::log(&options.log)?;
+            runtime.block_on(cloud::run(options))
+        }
+    };
+    runtime.shutdown_timeout(END_WITHIN);
+    outcome
+}
+
+async fn reset_admin(options: Options) -> Result<(), Failure> {
+    let password = cloud::reset_admin(&options).await?;
+    let text = format!("The administrator signs in once with this password: {}\n", password.expose());
+    let _closed = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(())
+}
+
+async fn devices(options: iot_device::Options) -> Result<(), Failure> {
+    observability::log(&options.log)?;
+    let mut signals = supervisor::signalled()?;
+    let told = async move { signals.received().await };
+    iot_device::run(options, told).await.map_err(|error| match error {
+        iot_device::RunError::Options(_) => Failure::options(error.to_string()),
+        other => Failure::part(other.to_string()),
+    })
+}

@@ -154,7 +154,7 @@ impl Node {
         self.inner.commander.clone()
     }
 
-    /// The stores, with hints of changes on the bus: what else writes records should write them through these.
+    /// The stores that it was built with.
     pub fn stores(&self) -> &Stores {
         &self.inner.stores
     }
@@ -376,8 +376,7 @@ impl Builder<Unauthenticated> {
 impl Builder<Authenticated> {
     /// The node; it does nothing until it [serves](Node::serve).
     pub fn build(self) -> Node {
-        let meta = Arc::new(Hinting::new(self.stores.meta.clone(), self.bus.clone()));
-        let stores = Stores { meta, ..self.stores };
+        let stores = self.stores;
         let registry = Arc::new(Registry::default());
         let directory = Arc::new(directory::Directory::default());
         let commander = Commander::new(

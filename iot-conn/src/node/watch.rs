@@ -27,7 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(crate) const LAG_MAX: Duration = Duration::from_secs(1);
 const CHANGES_PAGE: u32 = 1_000;
 
-/// A [`MetaStore`] that hints on the bus after each commit, so that nodes look at once.
+/// A [`MetaStore`] that hints on the bus after each commit, so that nodes look at once. Whatever writes records writes them
+/// through it; without it changes are seen within half a second.
 #[derive(Debug)]
 pub struct Hinting {
     inner: Arc<dyn MetaStore>,

@@ -51,16 +51,29 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds all, or none.
-    pub async fn bind(listeners: Vec<Listener>) -> Result<Self, BindError> {
-        let mut bound = Vec::with_capacity(listeners.len());
-        for mut listener in listeners {
+    /// Binds all, or none. Within a tokio runtime.
+    pub fn bind(listeners: Vec<Listener>) -> Result<Self, BindError> {
+        let bind = |listener: Listener| {
             let fail = |source| BindError { name: listener.name, address: listener.address, source };
             let socket = listen(listener.address).map_err(fail)?;
-            listener.address = socket.local_addr().map_err(fail)?;
-            bound.push((listener, socket));
-        }
-        Ok(Self { listeners: bound })
+            Ok((listener, socket))
+        };
+        Self::adopt(listeners.into_iter().map(bind).collect::<Result<_, _>>()?)
+    }
+
+    /// Takes sockets that are listening already, for instance from [`listen`] or from a service manager. Within a tokio
+    /// runtime.
+    pub fn adopt(sockets: Vec<(Listener, std::net::TcpListener)>) -> Result<Self, BindError> {
+        let adopt = |(mut listener, socket): (Listener, std::net::TcpListener)| {
+            let fail = |source| BindError { name: listener.name, address: listener.address, source };
+            let address = socket.local_addr().map_err(fail)?;
+            socket.set_nonblocking(true).map_err(fail)?;
+            let socket = tokio::net::TcpListener::from_std(socket).map_err(fail)?;
+            listener.address = address;
+            Ok((listener, socket))
+        };
+        let listeners = sockets.into_iter().map(adopt).collect::<Result<_, _>>()?;
+        Ok(Self { listeners })
     }
 
     /// The addresses, with the ports that were picked.
@@ -72,13 +85,14 @@ impl Bound {
 /// How many connections the kernel may hold for a listener that is busy.
 const BACKLOG: i32 = 4_096;
 
-fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+/// A socket that listens on `address`, which may be taken again at once after a restart.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    tokio::net::TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// The other end of a connection, as its transport knows it.

@@ -39,7 +39,7 @@ pub(super) struct Writer<M> {
 impl<M: Default + 'static> Writer<M> {
     pub(super) fn start(name: &str, connection: Connection) -> io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel(JOBS_WAITING_MAX);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || serve(connection, &mut jobs))?;
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || serve(&connection, &mut jobs))?;
         Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -109,11 +109,11 @@ where
     }
 }
 
-fn serve<M: Default>(connection: Connection, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
+fn serve<M: Default>(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
     let mut memo = M::default();
     let mut group = Vec::with_capacity(JOBS_PER_COMMIT_MAX);
     while jobs.blocking_recv_many(&mut group, JOBS_PER_COMMIT_MAX) > 0 {
-        let ended = carry_out(&connection, &mut memo, &mut group);
+        let ended = carry_out(connection, &mut memo, &mut group);
         for job in group.drain(..) {
             job.answer(ended.as_ref().err());
         }

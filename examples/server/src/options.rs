@@ -1,0 +1,250 @@
+//! What the server is told: flags, variables, a file, defaults, in this order.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::failure::Failure;
+
+/// A complete IoT cloud in one process.
+#[derive(Debug, Parser)]
+#[command(name = "iot-server", version, about)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new one-time password for the administrator and print it; the server must not be running
+    ResetAdmin,
+    /// Be simulated devices
+    #[command(hide = true)]
+    Device(Box<iot_device::Options>),
+}
+
+/// Every setting, where it is given. The same for flags, variables and the file.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Settings {
+    /// Where everything is kept [default: ./iot-data]
+    #[arg(long, value_name = "DIR", env = "IOT_DATA")]
+    data: Option<PathBuf>,
+
+    /// MQTT over TCP [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_MQTT")]
+    mqtt: Option<Listen>,
+
+    /// MQTT over TLS [default: 127.0.0.1:8883]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_MQTTS")]
+    mqtts: Option<Listen>,
+
+    /// MQTT over WebSocket [default: 127.0.0.1:8083]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_WS")]
+    ws: Option<Listen>,
+
+    /// MQTT over WebSocket with TLS [default: 127.0.0.1:8084]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_WSS")]
+    wss: Option<Listen>,
+
+    /// HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_HTTP")]
+    http: Option<Listen>,
+
+    /// HTTP with TLS [default: off]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_HTTPS")]
+    https: Option<Listen>,
+
+    /// A TOML file with any of these settings
+    #[arg(long, value_name = "FILE", env = "IOT_CONFIG")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+
+    /// What to log on stderr, for example info or iot_conn=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "IOT_LOG")]
+    log: Option<String>,
+
+    /// Run N simulated devices
+    #[arg(long, value_name = "N", env = "IOT_DEMO", value_parser = clap::value_parser!(u32).range(0..=i64::from(DEMO_MAX)))]
+    demo: Option<u32>,
+
+    /// Let MQTT clients without credentials use topics outside the device trees; on loopback listeners only
+    #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_anonymous: Option<bool>,
+
+    /// A name or address in the server's certificate, besides the local ones; repeatable, or with commas
+    #[arg(long, value_name = "NAME", env = "IOT_NAME", value_delimiter = ',')]
+    name: Option<Vec<String>>,
+}
+
+/// The most simulated devices.
+const DEMO_MAX: u32 = 5_000;
+
+/// Settings with every default filled in.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) data: PathBuf,
+    pub(crate) mqtt: Listen,
+    pub(crate) mqtts: Listen,
+    pub(crate) ws: Listen,
+    pub(crate) wss: Listen,
+    pub(crate) http: Listen,
+    pub(crate) https: Listen,
+    pub(crate) log: String,
+    pub(crate) demo: u32,
+    pub(crate) allow_anonymous: bool,
+    pub(crate) names: Vec<String>,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let address = text.parse().map(Self::At);
+        address.map_err(|_| format!("'{text}' is not IP:PORT, for example 127.0.0.1:1883 or [::1]:1883, nor 'off'"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Listen {
+    pub(crate) fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+
+    fn local(port: u16) -> Self {
+        Self::At(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+impl Settings {
+    /// Reads the file, if one is named, and fills in the defaults.
+    pub(crate) fn resolve(self) -> Result<Options, Failure> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => Self::default(),
+        };
+        let options = Options {
+            data: self.data.or(file.data).unwrap_or_else(|| "./iot-data".into()),
+            mqtt: self.mqtt.or(file.mqtt).unwrap_or(Listen::local(1883)),
+            mqtts: self.mqtts.or(file.mqtts).unwrap_or(Listen::local(8883)),
+            ws: self.ws.or(file.ws).unwrap_or(Listen::local(8083)),
+            wss: self.wss.or(file.wss).unwrap_or(Listen::local(8084)),
+            http: self.http.or(file.http).unwrap_or(Listen::local(8080)),
+            https: self.https.or(file.https).unwrap_or(Listen::Off),
+            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            demo: self.demo.or(file.demo).unwrap_or(0),
+            allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
+            names: self.name.or(file.name).unwrap_or_default(),
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Settings, Failure> {
+    let unusable = |what: &dyn fmt::Display| {
+        Failure::options(format!("--config {}: {}", path.display(), one_line(&what.to_string())))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        unusable(&format!("line {line}: {}", error.message()))
+    })
+}
+
+/// The first line, for errors that come with a picture.
+pub(crate) fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(" ")
+}
+
+impl Options {
+    fn check(&self) -> Result<(), Failure> {
+        if self.allow_anonymous {
+            for (name, listen) in
+                [("--mqtt", self.mqtt), ("--mqtts", self.mqtts), ("--ws", self.ws), ("--wss", self.wss)]
+            {
+                if listen.address().is_some_and(|address| !address.ip().is_loopback()) {
+                    return Err(Failure::options(format!(
+                        "--allow-anonymous works on loopback listeners only: {name} is {listen}; give it a loopback address, 'off', or leave --allow-anonymous out"
+                    )));
+                }
+            }
+        }
+        if self.demo > 0 {
+            let reachable = |listen: Listen| {
+                listen.address().is_some_and(|address| address.ip().is_loopback() || address.ip().is_unspecified())
+            };
+            if !reachable(self.http) || !reachable(self.mqtts) {
+                return Err(Failure::options(
+                    "--demo needs --http and --mqtts on addresses that this machine reaches by loopback".to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options, Failure> {
+        let all = std::iter::once("iot-server").chain(args.iter().copied());
+        Cli::try_parse_from(all).map_err(|error| Failure::options(error.to_string()))?.settings.resolve()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = std::env::temp_dir().join(format!("iot-server-options-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.toml");
+        std::fs::write(&path, "mqtt = \"127.0.0.1:2000\"\nws = \"off\"\nallow-anonymous = true\n").unwrap();
+        let options = parse(&["--config", path.to_str().unwrap(), "--mqtt", "127.0.0.1:3000"]).unwrap();
+        assert_eq!(options.mqtt.to_string(), "127.0.0.1:3000");
+        assert_eq!(options.ws, Listen::Off);
+        assert_eq!(options.mqtts.to_string(), "127.0.0.1:8883");
+        assert!(options.allow_anonymous);
+        std::fs::write(&path, "mqqt = \"127.0.0.1:2000\"\n").unwrap();
+        let error = parse(&["--config", path.to_str().unwrap()]).unwrap_err().to_string();
+        assert!(error.contains("mqqt") && error.contains("line 1") && error.lines().count() == 1, "{error}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn wrong_options_say_what_to_do() {
+        assert!(parse(&["--mqtt", "localhost"]).unwrap_err().to_string().contains("IP:PORT"));
+        assert!(parse(&["--allow-anonymous", "--mqtt", "0.0.0.0:1883"]).unwrap_err().to_string().contains("loopback"));
+        assert!(parse(&["--demo", "5", "--http", "off"]).unwrap_err().to_string().contains("--http"));
+        assert!(parse(&["--nonsense"]).is_err());
+    }
+}

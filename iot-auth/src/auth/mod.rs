@@ -1,0 +1,214 @@
+//! [`Auth`]: the registry as a node and an HTTP face hold it.
+
+mod authenticate;
+mod standing;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use iot_core::{
+    access::Principal,
+    clock::Clock,
+    id::TenantId,
+    keys::{KeyError, KeyRing},
+    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError, Stores},
+    time::{Monotonic, Timestamp},
+};
+
+pub(crate) use self::authenticate::same_code;
+use crate::{ca::DeviceCa, files::SetupError};
+
+/// The tenant of a deployment that has one only.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// How often a change is decided again because something that it was decided by has changed meanwhile.
+pub const ATTEMPTS_MAX: u32 = 16;
+
+/// How many refusals of strangers are written to the audit log within [`REFUSALS_PERIOD`]. Further ones are counted in one line
+/// of the log, so that a flood of bad credentials fills no disk. Refusals of principals are always written.
+pub const REFUSALS_MAX: u32 = 600;
+
+/// See [`REFUSALS_MAX`].
+pub const REFUSALS_PERIOD: Duration = Duration::from_secs(60);
+
+/// The operation could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// Try again later.
+    #[error("the registry's store failed")]
+    Store(#[from] StoreError),
+    /// Try again later, or repair the ring.
+    #[error("the key ring failed")]
+    Keys(#[from] KeyError),
+    /// The certificate authority failed.
+    #[error("the certificate authority failed")]
+    Ca(#[from] SetupError),
+    /// The system has no randomness.
+    #[error("no randomness")]
+    Random,
+    /// Others changed the same records again and again. Nothing was written; try again.
+    #[error("the records changed {ATTEMPTS_MAX} times while the change was decided")]
+    Contended,
+}
+
+/// Authenticates, answers for standing principals ([`iot_core::access::Access`]) and keeps the registry. One for a node.
+///
+/// Nothing is cached: each question is asked of the store.
+pub struct Auth {
+    pub(crate) meta: Arc<dyn MetaStore>,
+    pub(crate) keys: Arc<dyn KeyRing>,
+    pub(crate) ca: DeviceCa,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Claims of one node do not race each other for uses of a token; between nodes the versions of records decide.
+    pub(crate) claiming: tokio::sync::Mutex<()>,
+    // Small sections, never across an await.
+    refusals: Mutex<RefusalBudget>,
+}
+
+impl Auth {
+    /// Over a deployment's records.
+    pub fn new(stores: &Stores, keys: Arc<dyn KeyRing>, ca: DeviceCa, clock: Arc<dyn Clock>) -> Self {
+        let refusals = Mutex::new(RefusalBudget::default());
+        Self { meta: stores.meta.clone(), keys, ca, clock, claiming: tokio::sync::Mutex::default(), refusals }
+    }
+
+    /// The certificate that devices and applications pin, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.ca.certificate_pem()
+    }
+
+    /// The records that it reads and writes.
+    pub fn meta(&self) -> &Arc<dyn MetaStore> {
+        &self.meta
+    }
+
+    /// The tenant of a deployment that has one only.
+    pub fn default_tenant() -> TenantId {
+        TenantId::parse(DEFAULT_TENANT).expect("it is an identifier")
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.timestamp()
+    }
+
+    /// An entry that goes into the batch of a change.
+    pub(crate) fn done(&self, by: &Principal, action: &str, subject: &Key) -> Audit {
+        self.entry(&by.tenant, by, action, subject)
+    }
+
+    pub(crate) fn entry(
+        &self,
+        tenant: &TenantId,
+        actor: impl fmt::Display,
+        action: &str,
+        subject: impl fmt::Display,
+    ) -> Audit {
+        Audit {
+            at: self.now(),
+            tenant: tenant.clone(),
+            actor: actor.to_string(),
+            action: action.to_owned(),
+            subject: subject.to_string(),
+            refused: None,
+        }
+    }
+
+    /// Records that a principal was refused.
+    pub(crate) async fn refused(&self, entry: Audit, why: &str) -> Result<(), AuthError> {
+        let entry = Audit { refused: Some(why.to_owned()), ..entry };
+        tracing::info!(actor = entry.actor, action = entry.action, subject = entry.subject, why, "refused");
+        // Without checks and writes nothing can conflict.
+        self.meta.commit_or_conflict(Batch::default().audited(entry)).await?;
+        Ok(())
+    }
+
+    /// Records that a stranger was refused, within [`REFUSALS_MAX`].
+    pub(crate) async fn stranger_refused(&self, entry: Audit, why: &str) -> Result<(), AuthError> {
+        let spent = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).spend(self.clock.monotonic());
+        match spent {
+            Spent::Written => self.refused(entry, why).await,
+            Spent::First => {
+                tracing::warn!("more than {REFUSALS_MAX} refusals a minute: further ones are not in the audit log");
+                Ok(())
+            }
+            Spent::Further => Ok(()),
+        }
+    }
+
+    /// Decides and commits until nothing that was decided by has changed in between.
+    pub(crate) async fn settle<T, F>(&self, mut decide: impl FnMut() -> F) -> Result<T, AuthError>
+    where
+        F: Future<Output = Result<Step<T>, AuthError>>,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            match decide().await? {
+                Step::Answer(answer) => return Ok(answer),
+                Step::Commit(batch, answer) => {
+                    if self.meta.commit_or_conflict(batch).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+        Err(AuthError::Contended)
+    }
+}
+
+/// What a decision comes to.
+#[must_use]
+pub(crate) enum Step<T> {
+    /// This, with nothing to write.
+    Answer(T),
+    /// This, once the batch is committed.
+    Commit(Batch, T),
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("ca", &self.ca).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct RefusalBudget {
+    since: Monotonic,
+    spent: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Spent {
+    Written,
+    First,
+    Further,
+}
+
+impl RefusalBudget {
+    fn spend(&mut self, now: Monotonic) -> Spent {
+        if now.since(self.since) >= REFUSALS_PERIOD {
+            *self = Self { since: now, spent: 0 };
+        }
+        self.spent = self.spent.saturating_add(1);
+        match self.spent {
+            0..=REFUSALS_MAX => Spent::Written,
+            n if n == REFUSALS_MAX + 1 => Spent::First,
+            _ => Spent::Further,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_written_up_to_its_bound_and_then_again() {
+        let mut budget = RefusalBudget::default();
+        let written = (0..REFUSALS_MAX + 10).filter(|_| budget.spend(Monotonic::ZERO) == Spent::Written).count();
+        assert_eq!(written, REFUSALS_MAX as usize);
+        assert_eq!(budget.spend(Monotonic::from_duration(REFUSALS_PERIOD)), Spent::Written);
+    }
+}

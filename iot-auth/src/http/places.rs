@@ -1,0 +1,111 @@
+use std::sync::Arc;
+
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use iot_core::{
+    access::Permission,
+    device::Product,
+    home::Home,
+    id::{HomeId, ProductId},
+    problem::Problem,
+    store::MetaStoreExt,
+};
+use iot_http::{Body, Doc, Guard, Identity, Items, PageQuery, Path, ProblemResponse, Routes, Target};
+use serde_json::json;
+
+use super::{
+    checked_name,
+    shapes::{HomeAsked, HomeShown, ProductAsked, ProductShown},
+};
+use crate::{
+    auth::Auth,
+    registry::{NAME_BYTES_MAX, Put},
+};
+
+pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
+    let (read, manage) = (Guard::Tenant(Permission::ReadDevice), Guard::Tenant(Permission::ManageDevices));
+    let product = json!({ "id": "lamp", "name": "Lamp", "encoding": "json" });
+    let home = json!({ "id": "h1", "name": "Hill House" });
+    let list = |summary, item: &serde_json::Value| {
+        Doc::new(summary).paged().response(200, json!({ "items": [item], "next": null }))
+    };
+    let put_product_doc = Doc::new("Create or change a product")
+        .request(json!({ "name": "Lamp", "encoding": "json" }))
+        .response(200, product.clone())
+        .response(201, product.clone());
+    let put_home_doc = Doc::new("Create or rename a home")
+        .request(json!({ "name": "Hill House" }))
+        .response(200, home.clone())
+        .response(201, home.clone());
+    routes
+        .get("/v1/products", read, list("Products", &product), products)
+        .get("/v1/products/{product}", read, Doc::new("A product").response(200, product), product_of)
+        .put("/v1/products/{product}", manage, put_product_doc, put_product)
+        .get("/v1/homes", read, list("Homes", &home), homes)
+        .get("/v1/homes/{home}", Guard::Home(Permission::ReadDevice), Doc::new("A home").response(200, home), home_of)
+        // Of the tenant: it may be that the home does not exist yet.
+        .put("/v1/homes/{home}", manage, put_home_doc, put_home)
+}
+
+async fn products(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    page: PageQuery,
+) -> Result<Items<ProductShown>, ProblemResponse> {
+    let tenant = who.principal.tenant.as_str();
+    let found = auth.meta.page::<Product>("tenant", tenant, page.after.as_ref(), page.limit).await?;
+    Ok(Items::of(found, |stored| ProductShown::of(stored.document)))
+}
+
+async fn product_of(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    Path(product): Path<ProductId>,
+) -> Result<Json<ProductShown>, ProblemResponse> {
+    let found = auth.meta.find::<Product>(&Product::key_of(&who.principal.tenant, &product)).await?;
+    let found = found.ok_or_else(|| Problem::not_found("product"))?;
+    Ok(Json(ProductShown::of(found.document)))
+}
+
+async fn put_product(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    Path(id): Path<ProductId>,
+    Body(asked): Body<ProductAsked>,
+) -> Result<impl IntoResponse, ProblemResponse> {
+    let name = checked_name(&asked.name, NAME_BYTES_MAX)?.to_owned();
+    let put = auth.put_product(&who.principal, &id, &name, asked.encoding).await?;
+    let product = Product { tenant: who.principal.tenant, id, name, encoding: asked.encoding };
+    Ok((status(put), Json(ProductShown::of(product))))
+}
+
+async fn homes(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    page: PageQuery,
+) -> Result<Items<HomeShown>, ProblemResponse> {
+    let tenant = who.principal.tenant.as_str();
+    let found = auth.meta.page::<Home>("tenant", tenant, page.after.as_ref(), page.limit).await?;
+    Ok(Items::of(found, |stored| HomeShown::of(stored.document)))
+}
+
+async fn home_of(Target(home): Target<Home>) -> Json<HomeShown> {
+    Json(HomeShown::of(home.document))
+}
+
+async fn put_home(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    Path(id): Path<HomeId>,
+    Body(asked): Body<HomeAsked>,
+) -> Result<impl IntoResponse, ProblemResponse> {
+    let name = checked_name(&asked.name, NAME_BYTES_MAX)?.to_owned();
+    let put = auth.put_home(&who.principal, &id, &name).await?;
+    Ok((status(put), Json(HomeShown::of(Home { tenant: who.principal.tenant, id, name }))))
+}
+
+fn status(put: Put) -> StatusCode {
+    match put {
+        Put::Created => StatusCode::CREATED,
+        Put::Replaced => StatusCode::OK,
+    }
+}

@@ -1,0 +1,54 @@
+use iot_core::{
+    access::Principal,
+    device::{Encoding, Product},
+    home::Home,
+    id::{HomeId, ProductId},
+    store::{Batch, Document, MetaStoreExt},
+};
+
+use crate::auth::{Auth, AuthError, Step};
+
+/// The longest name of a product or home, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// What a `PUT` did.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// There was none.
+    Created,
+    /// It was there, and is now as was asked.
+    Replaced,
+}
+
+impl Auth {
+    /// Creates or changes a product of the tenant of `by`, who may do so.
+    pub async fn put_product(
+        &self,
+        by: &Principal,
+        id: &ProductId,
+        name: &str,
+        encoding: Encoding,
+    ) -> Result<Put, AuthError> {
+        let product = Product { tenant: by.tenant.clone(), id: id.clone(), name: name.to_owned(), encoding };
+        self.put(by, "product_put", &product).await
+    }
+
+    /// Creates or renames a home of the tenant of `by`, who may do so.
+    pub async fn put_home(&self, by: &Principal, id: &HomeId, name: &str) -> Result<Put, AuthError> {
+        let home = Home { tenant: by.tenant.clone(), id: id.clone(), name: name.to_owned() };
+        self.put(by, "home_put", &home).await
+    }
+
+    async fn put<T: Document>(&self, by: &Principal, action: &str, document: &T) -> Result<Put, AuthError> {
+        let key = document.key();
+        self.settle(|| async {
+            let batch = Batch::default().audited(self.done(by, action, &key));
+            Ok(match self.meta.find::<T>(&key).await? {
+                Some(former) => Step::Commit(batch.replace(&former, document), Put::Replaced),
+                None => Step::Commit(batch.create(document), Put::Created),
+            })
+        })
+        .await
+    }
+}
