@@ -111,7 +111,10 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
 
     let context = GuardContext::new(kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
     let ready = Arc::new(AtomicBool::new(false));
-    let faces = vec![iot_conn::http::routes(&node, context.clone()).erased()];
+    let faces = vec![
+        iot_auth::http::routes(auth.clone(), context.clone()).erased(),
+        iot_conn::http::routes(&node, context.clone()).erased(),
+    ];
     let router = http::router(context.clone(), faces, recorder.clone(), ready.clone());
     let with_identity =
         |encrypted| http::surround(iot_http::authenticate(router.clone(), auth.authenticator(), encrypted));
