@@ -29,3 +29,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     node.serve(Bound::bind(vec![listener])?, std::future::pending()).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_readme_shows_this_program() {
+        let program = include_str!("main.rs").split("\n#[cfg(test)]").next().unwrap_or_default();
+        assert!(include_str!("../../../README.md").contains(program));
+    }
+}
