@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Stdio,
     time::Duration,
 };
 
@@ -102,6 +103,8 @@ impl Demo {
             .arg("--state")
             .arg(self.folder.demo_devices())
             .env("IOT_CLAIM_TOKEN", token.expose())
+            // Never written to: the child ends when it closes, so that it does not outlive a server that was killed.
+            .stdin(Stdio::piped())
             .kill_on_drop(true);
         command.spawn().map_err(|error| Failure::of("--demo: ", &error))
     }
