@@ -105,7 +105,6 @@ pub(super) async fn send(
         timeout: body.timeout_ms.map_or(COMMAND_TIMEOUT_DEFAULT, Duration::from_millis),
         offline: body.offline,
         supersede: body.supersede,
-        depth: 0,
     };
     let mut commander = node.commander();
     let commanded = async { commander.ready().await?.call(request).await }.await;

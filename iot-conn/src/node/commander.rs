@@ -100,6 +100,7 @@ impl Commander {
         let shared = Shared {
             correlator: Mutex::new(Correlator::new(limits)),
             waiting: Mutex::default(),
+            // Bounded by the commands under way, each of which ends once.
             finals: Plane::new(usize::MAX),
             timer: Notify::new(),
             meta,

@@ -73,7 +73,6 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
                     timeout: if *offline == Offline::Wait { WAIT } else { COMMAND_TIMEOUT_DEFAULT },
                     offline: *offline,
                     supersede: false,
-                    depth: 1,
                 };
                 let commanded = node.commander.submit(request).await?;
                 if !matches!(commanded, Commanded::Receipt(_)) {

@@ -446,7 +446,7 @@ fn written(group: Option<&str>, filter: &str) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("IOT_LONG").is_some() { 20 * 512 } else { 512 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_router_agrees_with_a_naive_one(steps in prop::collection::vec(steps(), 1..120)) {
