@@ -13,7 +13,7 @@ use iot_auth::{
     token::{AdminPassword, ApiToken, Role, SignIn},
 };
 use iot_core::{
-    access::{Access, Authentication, Credentials, Permission, Proof, Refusal, Resource, Standing, check},
+    access::{Access, Authentication, Credentials, Permission, Principal, Proof, Refusal, Resource, Standing, check},
     clock::Clock,
     secret::Secret,
     store::{Document, Index, Key},
@@ -51,6 +51,8 @@ async fn a_revoked_token_ends_at_once_and_only_its_tenant_revokes_it() {
     let issued = cloud.auth.issue_token(&by, "panel", Role::Admin, None).await.unwrap();
     let principal = accepted(cloud.auth.authenticate(&by_token(&issued.text)).await.unwrap());
     assert_eq!(cloud.auth.depends_on(&principal), [ApiToken::key_of(&issued.token.id)]);
+    let elsewhere = Principal { tenant: operator("rival").tenant, ..principal.clone() };
+    assert_eq!(cloud.auth.standing(&elsewhere).await.unwrap(), Standing::Revoked, "a token stands in its own tenant");
     assert!(!cloud.auth.revoke_token(&operator("rival"), &issued.token.id).await.unwrap());
     assert!(cloud.auth.revoke_token(&by, &issued.token.id).await.unwrap());
     assert!(!cloud.auth.revoke_token(&by, &issued.token.id).await.unwrap());

@@ -2,7 +2,7 @@
 //!
 //! Events of one value, batches of 1,000, from so many devices as the first argument says (1,000), in a folder below the
 //! second (the one for temporary files). Prints events per second and processor time per event for one
-//! caller that waits for each batch, and for four.
+//! caller that waits for each batch, for four, and for sixteen.
 #![expect(clippy::print_stdout, reason = "a program that reports to people")]
 
 use std::{fs, sync::Arc, time::Instant};
@@ -15,14 +15,14 @@ use iot_core::{
 };
 use iot_store::{StoreLimits, sqlite::Sqlite};
 
-const EVENTS: u64 = 1_000_000;
+const EVENTS: u64 = 500_000;
 const BATCH: u64 = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let devices = std::env::args().nth(1).map_or(Ok(1_000), |text| text.parse())?;
     let base = std::env::args().nth(2).map_or_else(std::env::temp_dir, Into::into);
-    for callers in [1, 4] {
+    for callers in [1, 4, 16] {
         let folder = base.join(format!("iot-ingest-{}-{callers}", std::process::id()));
         let store = Sqlite::open(&folder, StoreLimits::default()).await?;
         let (began, cpu) = (Instant::now(), cpu_micros());
@@ -70,7 +70,7 @@ fn event(count: u64, devices: u64) -> Event {
         home: None,
         at,
         received: at,
-        device_sequence: Some(count / devices),
+        device_sequence: Some(count / devices + 1),
         report: Report::Telemetry(vec![(
             Metric::parse("temperature").expect("a name"),
             Value::Float(count as f64 / 7.0),

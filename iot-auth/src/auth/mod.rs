@@ -58,6 +58,29 @@ pub enum AuthError {
 /// Authenticates, answers for standing principals ([`iot_core::access::Access`]) and keeps the registry. One for a node.
 ///
 /// Nothing is cached: each question is asked of the store.
+///
+/// ```
+/// # async fn example(folder: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::sync::Arc;
+///
+/// use iot_auth::{Auth, ca::DeviceCa, keys::FileKeyRing};
+/// use iot_core::{clock::{Clock, SystemClock}, store::Stores};
+/// use iot_store::{StoreLimits, memory::Memory};
+///
+/// let stores = Stores::new(Memory::new(StoreLimits::default()));
+/// let clock = Arc::new(SystemClock::default());
+/// let keys = Arc::new(FileKeyRing::open_or_create(folder)?);
+/// let ca = DeviceCa::open_or_create(folder, &*keys, clock.timestamp()).await?;
+/// let auth = Arc::new(Auth::new(&stores, keys, ca, clock));
+/// let password = auth.first_start().await?.expect("nobody has started it before");
+/// println!("sign in once as admin with {}", password.expose());
+/// let authenticator = auth.authenticator();
+/// # drop(authenticator);
+/// # Ok(())
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(example(tempfile::tempdir()?.path()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Auth {
     pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) keys: Arc<dyn KeyRing>,

@@ -90,16 +90,21 @@ impl Auth {
         named: Option<&DeviceId>,
         from: IpAddr,
     ) -> Result<Claimed, AuthError> {
-        let _alone = self.claiming.lock().await;
         let Some(text) = TokenText::parse(Kind::Claim, token) else {
             return self.claim_by_stranger(from, "claim_token").await;
         };
         let code = self.code_of(&text).await?;
         let key = ClaimToken::key_of(&text.id);
+        let good = |stored: &Stored<ClaimToken>| same_code(&stored.document.code, &code);
+        if !self.meta.find(&key).await?.is_some_and(|stored| good(&stored)) {
+            return self.claim_by_stranger(from, &key.to_string()).await;
+        }
+        // Strangers never wait here, so that they cannot make others wait.
+        let _alone = self.claiming.lock().await;
         let claimed = self
             .settle(|| async {
                 let stored = self.meta.find::<ClaimToken>(&key).await?;
-                match stored.filter(|stored| same_code(&stored.document.code, &code)) {
+                match stored.filter(good) {
                     Some(token) => self.claim_with(&token, request, named, from).await,
                     None => Ok(Step::Answer(Err((None, ClaimRefusal::UnknownToken)))),
                 }

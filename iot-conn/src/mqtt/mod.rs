@@ -4,6 +4,7 @@
 //!   The two versions share every type; where they differ, a packet says in its documentation
 //!   what 3.1.1 leaves out.
 //! * [`codec`]: bytes to packets and back.
+//! * [`server`]: the server's end of one connection.
 //! * `client`: the device's end, with feature `device`.
 
 #[cfg(feature = "device")]

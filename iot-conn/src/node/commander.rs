@@ -140,6 +140,7 @@ impl Commander {
         let submitted = self.correlator().submit(self.now(), request, device.epoch, connected);
         metrics::counter!("iot_commands_total").increment(1);
         let stored = self.perform();
+        self.shared.timer.notify_one();
         for command in stored {
             if let Err(error) = self.store_new(&command).await {
                 let _gone = self.correlator().cancel(self.now(), &tenant, &id);
@@ -255,7 +256,8 @@ impl Commander {
             }
             let now = self.now();
             self.correlator().handle_timeout(now);
-            self.perform_in_background();
+            // Not through the function below: it would wake this task for ever.
+            self.perform().into_iter().for_each(|command| self.shared.finals.push(command));
         }
     }
 
@@ -296,9 +298,7 @@ impl Commander {
     }
 
     fn perform_in_background(&self) {
-        for command in self.perform() {
-            self.shared.finals.push(command);
-        }
+        self.perform().into_iter().for_each(|command| self.shared.finals.push(command));
         self.shared.timer.notify_one();
     }
 
@@ -313,7 +313,6 @@ impl Commander {
                 Effect::Store(command) => to_store.push(*command),
             }
         }
-        self.shared.timer.notify_one();
         to_store
     }
 

@@ -153,6 +153,14 @@ impl Running {
         }
     }
 
+    /// Takes what the engine left in the input while it waited for answers: nothing new may come to wake it.
+    fn read_on(&mut self) {
+        let pressed = self.node.arrivals.is_pressed() || self.node.offers.is_pressed();
+        if !self.input.is_empty() && !pressed && !self.engine.is_saturated() {
+            self.engine.handle_input(self.node.clock.monotonic(), &mut self.input);
+        }
+    }
+
     /// Waits for one thing to happen and does what it brings. `mail` says whether the mailbox counts.
     async fn turn(&mut self, mail: bool) -> bool {
         let wake = self.wait(mail).await;
@@ -273,6 +281,7 @@ impl Session {
             }
             self.complete(delivery).await;
             self.fill(delivery);
+            self.connection.read_on();
             if !self.connection.engine.has_events() {
                 self.connection.turn(true).await;
                 self.check_stalled();

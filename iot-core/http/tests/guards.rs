@@ -8,7 +8,7 @@ use axum::{
     body::Body,
     http::{
         StatusCode,
-        header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+        header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE},
     },
 };
 use iot_core::{
@@ -122,6 +122,8 @@ async fn unknown_paths_and_methods_are_problems() {
     assert_eq!(problem["title"], "Not Found");
     let (status, problem) = ask(&router, "PUT /v1/whole", "admin").await;
     assert_eq!((status, &problem["code"]), (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed")));
+    let response = send(&router, request("PUT /v1/whole", "admin").body(Body::empty()).unwrap()).await;
+    assert_eq!(response.headers()[ALLOW], "GET,HEAD,DELETE");
     let response = send(&router, request("GET /v1/whole", "").body(Body::empty()).unwrap()).await;
     assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
     assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");

@@ -147,7 +147,7 @@ pub struct Audit {
 pub struct Batch {
     /// All must hold.
     pub checks: Vec<Check>,
-    /// At most one per record.
+    /// At most one per record; of several the last counts.
     pub writes: Vec<Write>,
     /// Appended to the audit log.
     pub audit: Vec<Audit>,
@@ -198,11 +198,12 @@ pub trait MetaStore: fmt::Debug + Send + Sync + 'static {
 
     /// Carries out a batch, all or nothing, against every race; durable when it returns [`Committed::Done`]. Revisions
     /// of commits grow in the order in which they take effect. A batch without writes and audit entries only checks.
+    /// Unique values are compared after all writes, so that one can pass from record to record within a batch.
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError>;
 
     /// The commits after `after` that wrote records, in order and without gaps: a commit appears before any later one
-    /// does. At most `limit`. A backend may forget changes older than a day; a reader so far behind gets
-    /// [`StoreError::Damaged`] and must start from the present.
+    /// does. At most `limit`. A backend may forget all but the newest revisions, whose number is one of its limits; a
+    /// reader so far behind gets [`StoreError::Damaged`] and must start from the present.
     async fn changes(&self, after: Revision, limit: u32) -> Result<Vec<Change>, StoreError>;
 
     /// The newest revision.

@@ -48,7 +48,8 @@ pub struct Resumed {
     pub subscriptions: Vec<StoredSubscription>,
     /// Packet ids of inbound QoS 2 messages whose PUBREL has not come.
     pub received: Vec<u16>,
-    /// Messages up to here may have been sent before: they are sent again with DUP.
+    /// Messages up to here may have been sent before: they are sent again with DUP. All that wait, if the session was
+    /// not closed.
     pub sent_through: Position,
 }
 
@@ -109,6 +110,8 @@ pub struct Publication {
     /// To whom.
     pub to: Vec<Target>,
     /// The sender's session and packet id, for QoS 2 from a persistent session: remembered until PUBREL.
+    /// If this epoch is not the session's, the publication is not carried out and every target is [`Placed::Gone`]: the
+    /// client will send it again to the session's present owner.
     pub received: Option<(SessionId, SessionEpoch, u16)>,
 }
 
@@ -129,7 +132,8 @@ pub enum Placed {
 pub struct Offered {
     /// In the order of [`Publication::to`].
     pub placed: Vec<Placed>,
-    /// Whether the retained message was refused because the tenant has too many.
+    /// Whether the retained message was refused because the tenant has too many that had not expired when this one was
+    /// published.
     pub retained_full: bool,
 }
 
@@ -251,7 +255,7 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     /// All sessions by id, from after `after`, at most `limit`: read by a node when it starts.
     async fn sessions(&self, after: Option<&SessionId>, limit: u32) -> Result<Vec<StoredSession>, StoreError>;
 
-    /// Closed sessions whose will is due or that have expired by `now`, at most `limit`.
+    /// Closed sessions whose will is due or that have expired by `now`, earliest first, at most `limit`.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Due>, StoreError>;
 
     /// Forgets the will of a session, after it was published, and the session itself if `due.expired`; nothing if the

@@ -60,7 +60,8 @@ pub struct Aggregate {
     pub bucket: Duration,
 }
 
-/// Statistics of the numeric values (see [`Value::as_f64`]) in one bucket. Buckets without any are left out.
+/// Statistics of the numeric values (see [`Value::as_f64`]) in one bucket. Buckets without any are left out. NaN counts,
+/// and makes the sum NaN; `min` and `max` leave it out unless there is nothing else.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bucket {
     /// Where it begins.
@@ -96,7 +97,8 @@ pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
     async fn latest(&self, series: &Series) -> Result<Vec<LatestValue>, StoreError>;
 
     /// Events in a range, ordered by the device's time, then by sequence; `newest_first` turns both round. From after
-    /// `cursor`, at most `limit`.
+    /// `cursor`, at most `limit`. A page may hold fewer, even none, and still name a next one. A cursor of another list
+    /// finds nothing.
     async fn range(
         &self,
         range: &Range,
@@ -108,7 +110,8 @@ pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
     /// Statistics in ascending order of buckets, at most `limit` of them, the earliest.
     async fn aggregate(&self, aggregate: &Aggregate, limit: u32) -> Result<Vec<Bucket>, StoreError>;
 
-    /// Forgets events that the nodes received before `before`, and only those; answers how many. Latest values stay.
+    /// Forgets events that the nodes received before `before`, and only those; answers how many. Latest values stay. May
+    /// go in steps: a cancelled call has forgotten some.
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
 
     /// How far a consumer of a node's log has come; `Sequence(0)` at first.

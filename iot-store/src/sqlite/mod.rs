@@ -25,6 +25,7 @@ mod fault;
 mod meta;
 mod migrate;
 mod readers;
+mod runs;
 mod session;
 mod telemetry;
 mod writer;
@@ -37,7 +38,12 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
-use self::{migrate::Migrations, readers::Readers, telemetry::Known, writer::Writer};
+use self::{
+    migrate::Migrations,
+    readers::Readers,
+    telemetry::Known,
+    writer::{Undo, Writer},
+};
 use crate::StoreLimits;
 
 /// The stores of one folder. Cheap to clone; when the last clone is dropped, the writes that wait are finished first,
@@ -158,9 +164,9 @@ impl Inner {
         let data_connection = connect(&data, migrate::DATA)?;
         Ok(Self {
             limits,
-            control: Writer::start("store-control", control_connection).map_err(unusable)?,
+            control: Writer::start("store-control", control_connection, Undo::Job).map_err(unusable)?,
             control_readers: Readers::new(&control),
-            data: Writer::start("store-data", data_connection).map_err(unusable)?,
+            data: Writer::start("store-data", data_connection, Undo::Group).map_err(unusable)?,
             data_readers: Readers::new(&data),
             lock: Mutex::new(Some(lock)),
             folder,
@@ -196,8 +202,9 @@ fn lock(folder: &Path) -> Result<fs::File, OpenError> {
 fn connect(path: &Path, migrations: Migrations) -> Result<Connection, OpenError> {
     let failed = |error| OpenError::of_file(path, error);
     let connection = Connection::open(path).map_err(failed)?;
-    // WAL and FULL: COMMIT returns after the log was synced. The log is moved into the file every 4,000 pages.
-    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+    // WAL and FULL: COMMIT returns after the log was synced. The log is moved into the file every 16,000 pages (64 MB), which
+    // writes a page that many commits have changed once.
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 16000;
         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;";
     connection.execute_batch(settings).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(writer::STATEMENTS_MAX);

@@ -10,7 +10,7 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Sqlite, codec, fault::Fault, ordered, writer::Outcome};
+use super::{Sqlite, codec, fault::Fault, ordered, runs, writer::Outcome};
 use crate::rules::{Buckets, narrowed, place_cursor, read_place};
 
 /// The most series whose numbers the writer remembers; then it begins anew.
@@ -174,20 +174,22 @@ fn append(
         .prepare_cached("SELECT value FROM counter WHERE name = 'sequence'")?
         .query_row([], |row| row.get(0))?;
     let sql = "INSERT INTO event (sequence, node, series, at, received, device_sequence, product, home, body)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-        ON CONFLICT (series, device_sequence) WHERE device_sequence IS NOT NULL DO NOTHING";
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let mut insert = connection.prepare_cached(sql)?;
     let mut newest: HashMap<(i64, &Metric), (i64, &[u8])> = HashMap::new();
     let mut placed = Vec::with_capacity(events.len());
     for event in events {
         let series = known.series(connection, &event.series)?;
         let Prepared { at, received, device_sequence, product, home, body, .. } = event;
-        let home = home.as_ref().map(HomeId::as_str);
-        let row = params![sequence + 1, node, series, at, received, device_sequence, product.as_str(), home, body];
-        if insert.execute(row)? == 0 {
+        if let Some(count) = device_sequence
+            && !runs::add(connection, series, *count)?
+        {
             placed.push(None);
             continue;
         }
+        let home = home.as_ref().map(HomeId::as_str);
+        let row = params![sequence + 1, node, series, at, received, device_sequence, product.as_str(), home, body];
+        insert.execute(row)?;
         sequence += 1;
         placed.push(Some(Sequence(sequence.cast_unsigned())));
         for (metric, place) in &event.values {
@@ -245,9 +247,20 @@ impl Known {
 }
 
 fn forget(connection: &Connection, before: Timestamp) -> Result<Outcome<u64>, Fault> {
-    let sql = "DELETE FROM event WHERE sequence IN (SELECT sequence FROM event WHERE received < ?1 LIMIT ?2)";
-    let forgotten = connection.prepare_cached(sql)?.execute(params![before.as_micros(), EXPIRED_PER_JOB])?;
-    Ok(Outcome::Keep(forgotten as u64))
+    let sql = "SELECT sequence, series, device_sequence FROM event WHERE received < ?1 LIMIT ?2";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![before.as_micros(), EXPIRED_PER_JOB], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
+    })?;
+    let expired = rows.collect::<Result<Vec<_>, _>>()?;
+    let mut delete = connection.prepare_cached("DELETE FROM event WHERE sequence = ?1")?;
+    for (sequence, series, count) in &expired {
+        delete.execute([sequence])?;
+        if let Some(count) = count {
+            runs::remove(connection, *series, *count)?;
+        }
+    }
+    Ok(Outcome::Keep(expired.len() as u64))
 }
 
 // === read ===

@@ -28,6 +28,15 @@ pub(super) enum Outcome<T> {
     Undo(T),
 }
 
+/// How much is undone when a job fails or asks for it.
+#[derive(Clone, Copy)]
+pub(super) enum Undo {
+    /// What the job has written: each runs in a savepoint, for which every page that it changes is copied.
+    Job,
+    /// What all jobs of the group have written: for jobs that fail only when the file does.
+    Group,
+}
+
 /// The way to a thread that writes. `M` is what the thread remembers from job to job about what is in the file; it is
 /// forgotten whenever anything is undone.
 pub(super) struct Writer<M> {
@@ -37,9 +46,9 @@ pub(super) struct Writer<M> {
 }
 
 impl<M: Default + 'static> Writer<M> {
-    pub(super) fn start(name: &str, connection: Connection) -> io::Result<Self> {
+    pub(super) fn start(name: &str, connection: Connection, undo: Undo) -> io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel(JOBS_WAITING_MAX);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || serve(&connection, &mut jobs))?;
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || serve(&connection, undo, &mut jobs))?;
         Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -109,11 +118,11 @@ where
     }
 }
 
-fn serve<M: Default>(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
+fn serve<M: Default>(connection: &Connection, undo: Undo, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
     let mut memo = M::default();
     let mut group = Vec::with_capacity(JOBS_PER_COMMIT_MAX);
     while jobs.blocking_recv_many(&mut group, JOBS_PER_COMMIT_MAX) > 0 {
-        let ended = carry_out(connection, &mut memo, &mut group);
+        let ended = carry_out(connection, undo, &mut memo, &mut group);
         for job in group.drain(..) {
             job.answer(ended.as_ref().err());
         }
@@ -122,12 +131,22 @@ fn serve<M: Default>(connection: &Connection, jobs: &mut mpsc::Receiver<Box<dyn 
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
-fn carry_out<M: Default>(connection: &Connection, memo: &mut M, group: &mut [Box<dyn Job<M>>]) -> Result<(), Fault> {
+fn carry_out<M: Default>(
+    connection: &Connection,
+    undo: Undo,
+    memo: &mut M,
+    group: &mut [Box<dyn Job<M>>],
+) -> Result<(), Fault> {
     let committed = connection
         .prepare_cached("BEGIN IMMEDIATE")
         .and_then(|mut begin| begin.execute([]))
         .map_err(Fault::from)
-        .and_then(|_| group.iter_mut().try_for_each(|job| run_one(connection, memo, &mut **job)))
+        .and_then(|_| {
+            group.iter_mut().try_for_each(|job| match undo {
+                Undo::Job => run_alone(connection, memo, &mut **job),
+                Undo::Group => run_with_group(connection, memo, &mut **job),
+            })
+        })
         .and_then(|()| Ok(connection.prepare_cached("COMMIT")?.execute([]).map(drop)?));
     if committed.is_err() {
         *memo = M::default();
@@ -138,7 +157,7 @@ fn carry_out<M: Default>(connection: &Connection, memo: &mut M, group: &mut [Box
     committed
 }
 
-fn run_one<M: Default>(connection: &Connection, memo: &mut M, job: &mut dyn Job<M>) -> Result<(), Fault> {
+fn run_alone<M: Default>(connection: &Connection, memo: &mut M, job: &mut dyn Job<M>) -> Result<(), Fault> {
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
     if !job.run(connection, memo) {
         *memo = M::default();
@@ -150,4 +169,8 @@ fn run_one<M: Default>(connection: &Connection, memo: &mut M, job: &mut dyn Job<
     }
     connection.prepare_cached("RELEASE job")?.execute([])?;
     Ok(())
+}
+
+fn run_with_group<M>(connection: &Connection, memo: &mut M, job: &mut dyn Job<M>) -> Result<(), Fault> {
+    if job.run(connection, memo) { Ok(()) } else { Err(job.fault().unwrap_or_else(Fault::stopped)) }
 }

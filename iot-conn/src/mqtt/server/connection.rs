@@ -1,598 +1,376 @@
-use std::{
-    collections::{HashMap, VecDeque},
-    num::NonZeroU16,
-    time::Duration,
-};
+//! The connection: its life, its timers and what the caller tells it.
 
-use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
-use iot_core::{message::QoS, secret::Secret, time::Monotonic};
+use std::{collections::VecDeque, num::NonZeroU16, time::Duration};
 
-use super::{
-    event::{
-        Accepted, Cause, ConnectRequest, Delivered, Delivery, Event, PublishRequest, SubscribeOptions, Ticket,
-        WillRequest,
-    },
-    inbound::{Arrival, Inbound},
-    limits::ConnectionLimits,
-    outbound::{Acknowledged, Outbound},
-};
+use bytes::BytesMut;
+use iot_core::{message::QoS, time::Monotonic};
+
 use crate::mqtt::{
-    codec::{connect_version, decode, encode, frame_length},
-    packet::{
-        Ack, ConnAck, Connect, Disconnect, List, Packet, Publish, Sender, SubAck, Subscribe, Unsubscribe, Version,
-    },
+    codec::{encode, frame_length},
+    packet::{Ack, Disconnect, List, Packet, PacketKind, Publish, SubAck, Version},
     property::Property,
     reason::ReasonCode,
-    wire::{DecodeError, EncodeError},
+    wire::{DecodeError, EncodeError, Put},
 };
 
-/// The server's end of one connection.
+use super::event::{Cause, Event, Ticket};
+use super::inbound::Inbound;
+use super::limits::ConnectionLimits;
+use super::outbound::{Delivered, Delivery, Outbound};
+
+/// The server's end of one connection; see [the module](super) for how to drive it.
 #[derive(Debug)]
 pub struct Connection {
-    limits: ConnectionLimits,
-    phase: Phase,
-    version: Version,
-    requested_expiry_s: u32,
-    /// What the client takes, in bytes.
-    client_packet_bytes_max: usize,
-    keep_alive: Option<Duration>,
-    heard: Monotonic,
-    inbound: Inbound,
-    outbound: Outbound,
-    aliases: HashMap<u16, ByteString>,
-    tickets: u64,
-    requests: VecDeque<Request>,
+    pub(super) limits: ConnectionLimits,
+    pub(super) phase: Phase,
+    pub(super) version: Option<Version>,
+    pub(super) asked: Asked,
+    pub(super) silence_max: Option<Duration>,
+    /// When the last packet came.
+    pub(super) heard: Monotonic,
+    /// Packets may wait unread for a reason that is not the client's: silence proves nothing.
+    stalled: bool,
+    pub(super) inbound: Inbound,
+    pub(super) outbound: Outbound,
     events: VecDeque<Event>,
     output: BytesMut,
+    /// The properties of the message that is being written.
+    scratch: BytesMut,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Until CONNECT, at the latest until then.
-    Greeting {
-        until: Monotonic,
+pub(super) enum Phase {
+    /// No packet has come.
+    Fresh {
+        deadline: Monotonic,
     },
-    /// The node decides.
-    Deciding,
-    Open,
+    /// The CONNECT waits for its answer.
+    Asked,
+    Online,
     Closed,
 }
 
-/// A SUBSCRIBE or UNSUBSCRIBE without answer.
-#[derive(Debug)]
-struct Request {
-    ticket: Ticket,
-    packet_id: NonZeroU16,
+/// What the CONNECT asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) keep_alive_s: u16,
+    pub(super) session_expiry_s: u32,
+    pub(super) receive_maximum: Option<u16>,
+    pub(super) packet_bytes_max: Option<u32>,
 }
 
-/// The most SUBSCRIBE and UNSUBSCRIBE packets without answer before no more is read.
-const REQUESTS_MAX: usize = 16;
-
-// === The runtime's side ===
-
 impl Connection {
-    /// For a connection that has just been made.
+    /// A connection whose transport is open, without a byte read.
+    #[must_use]
     pub fn new(now: Monotonic, limits: ConnectionLimits) -> Self {
         Self {
-            phase: Phase::Greeting { until: now.plus(limits.connect_timeout) },
-            version: Version::V5,
-            requested_expiry_s: 0,
-            client_packet_bytes_max: usize::MAX,
-            keep_alive: None,
+            phase: Phase::Fresh { deadline: now.plus(limits.connect_timeout) },
+            version: None,
+            asked: Asked::default(),
+            silence_max: None,
             heard: now,
+            stalled: false,
             inbound: Inbound::default(),
-            outbound: Outbound::new(limits.inflight_max),
-            aliases: HashMap::new(),
-            tickets: 0,
-            requests: VecDeque::new(),
+            outbound: Outbound::new(0),
             events: VecDeque::new(),
             output: BytesMut::new(),
+            scratch: BytesMut::new(),
             limits,
         }
     }
 
-    /// Takes whole packets from the front of `input` and leaves the rest: a part of a packet, what comes behind CONNECT until
-    /// the node has decided, and everything while [saturated](Self::is_saturated).
+    // === The transport's side ===
+
+    /// Takes whole packets from the front of `input` and leaves what is incomplete.
+    ///
+    /// Stops early while [saturated](Self::is_saturated): the rest is for the next call, which is due when that is
+    /// over, with or without new bytes. After the end all input is dropped.
     pub fn handle_input(&mut self, now: Monotonic, input: &mut BytesMut) {
-        while matches!(self.phase, Phase::Greeting { .. } | Phase::Open) && !self.is_saturated() {
+        while !self.is_closed() && !self.is_saturated() {
             match frame_length(input, self.limits.packet_bytes_max) {
-                Ok(Some(length)) if input.len() >= length => {
+                Ok(Some(length)) if length <= input.len() => {
                     let frame = input.split_to(length).freeze();
                     self.heard = now;
-                    self.handle_frame(&frame);
+                    self.stalled = false;
+                    self.handle_frame(&frame).unwrap_or_else(|violation| self.violate(violation));
                 }
-                Ok(_) => return,
-                Err(error) => return self.violated(&error, connect_version(input)),
+                Ok(_) => break,
+                Err(violation) => {
+                    self.refuse_first(input, &violation);
+                    self.violate(violation);
+                }
             }
         }
-        if self.phase == Phase::Closed {
+        self.stalled |= self.is_stalled();
+        if self.is_closed() {
             input.clear();
         }
     }
 
-    /// The next thing the client wants.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    /// Whether an event waits.
-    pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    /// When [`Connection::handle_timeout`] is to be called, if nothing else happens before.
+    #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match self.phase {
-            Phase::Greeting { until } => Some(until),
-            Phase::Open => self.keep_alive.map(|keep_alive| self.heard.plus(keep_alive)),
-            Phase::Deciding | Phase::Closed => None,
+            Phase::Fresh { deadline } => Some(deadline),
+            Phase::Online => self.silence_max.map(|silence| self.heard.plus(silence)),
+            Phase::Asked | Phase::Closed => None,
         }
     }
 
-    /// Ends the connection if CONNECT is overdue, or nothing came for one and a half times the keep alive
-    /// (MQTT 5 §3.1.2.10).
+    /// Ends a connection whose CONNECT did not come in time, or that was silent for one and a half keep-alive intervals
+    /// [MQTT-3.1.2-22]. Too early a call does nothing.
+    ///
+    /// Silence while the caller had not answered or not drained its events starts anew, as packets may not have been
+    /// read. A client that does not take its output is not excused.
     pub fn handle_timeout(&mut self, now: Monotonic) {
-        if self.poll_timeout().is_none_or(|at| now < at) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
-        if self.phase == Phase::Open {
-            self.say_disconnect(ReasonCode::KeepAliveTimeout);
-            self.close(Cause::KeepAliveTimeout);
-        } else {
+        if let Phase::Fresh { .. } = self.phase {
             self.close(Cause::ConnectTimeout);
+        } else if self.stalled || self.is_stalled() {
+            self.heard = now;
+            self.stalled = self.is_stalled();
+        } else {
+            self.send_disconnect(ReasonCode::KeepAliveTimeout);
+            self.close(Cause::KeepAliveTimeout);
         }
     }
 
-    /// Bytes to write; the runtime removes what it has written.
-    pub fn output(&mut self) -> &mut BytesMut {
+    /// The bytes to write; the caller takes away what it has written.
+    pub const fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
 
-    /// Whether nothing more is read or delivered: write what is in the output, then close.
+    /// Whether it has ended: nothing more is read or delivered. Write what is in the output, then close.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
     }
 
-    /// Whether no more is to be read for now, because something is at its bound.
+    /// Whether nothing is taken from the input for now: the CONNECT or too much else waits for an answer of the caller,
+    /// or events or output bytes are at their bound. Do not read from the transport meanwhile.
+    #[must_use]
     pub fn is_saturated(&self) -> bool {
-        self.inbound.unfinished() >= usize::from(self.limits.receive_maximum) && self.version == Version::V311
-            || self.events.len() >= self.limits.events_max
-            || self.output.len() >= self.limits.output_bytes_max
-            || self.requests.len() >= REQUESTS_MAX
+        self.phase == Phase::Asked || self.is_stalled() || self.output.len() >= self.limits.output_bytes_max
     }
 
-    /// Which MQTT the client speaks; `None` before CONNECT.
-    pub fn version(&self) -> Option<Version> {
-        (!matches!(self.phase, Phase::Greeting { .. })).then_some(self.version)
-    }
-}
-
-// === The node's side ===
-
-impl Connection {
-    /// Lets the client in.
-    pub fn accept(&mut self, now: Monotonic, accepted: Accepted) {
-        if self.phase != Phase::Deciding {
-            return;
-        }
-        let mut properties = Vec::new();
-        if self.version == Version::V5 {
-            if accepted.session_expiry_s != self.requested_expiry_s {
-                properties.push(Property::SessionExpiryInterval(accepted.session_expiry_s));
-            }
-            properties.push(Property::ReceiveMaximum(self.limits.receive_maximum.max(1)));
-            let packet_bytes_max = u32::try_from(self.limits.packet_bytes_max).unwrap_or(u32::MAX);
-            properties.push(Property::MaximumPacketSize(packet_bytes_max));
-            properties.push(Property::TopicAliasMaximum(self.limits.topic_alias_maximum));
-            properties.extend(accepted.assigned_client_id.as_deref().map(Property::AssignedClientIdentifier));
-            if let Some(seconds) = accepted.server_keep_alive_s {
-                properties.push(Property::ServerKeepAlive(seconds));
-                self.keep_alive = one_and_a_half(seconds);
-            }
-        }
-        self.write(&Packet::ConnAck(ConnAck {
-            session_present: accepted.session_present,
-            reason: ReasonCode::Success,
-            properties: List::from(&properties[..]),
-        }));
-        self.inbound.resume(accepted.received);
-        self.requested_expiry_s = accepted.session_expiry_s;
-        self.heard = now;
-        self.phase = Phase::Open;
+    /// Whether the caller is what holds the input up.
+    fn is_stalled(&self) -> bool {
+        let load = self.version.map_or(0, |version| self.inbound.load(version));
+        load >= usize::from(self.limits.receive_maximum.max(1)) || self.events.len() >= self.limits.events_max.max(1)
     }
 
-    /// Does not let the client in.
-    pub fn refuse(&mut self, reason: ReasonCode) {
-        if self.phase == Phase::Deciding {
-            self.say_refused(reason);
-            self.close(Cause::ServerDisconnect(reason));
-        }
+    /// The client's version, once its CONNECT was read.
+    #[must_use]
+    pub const fn version(&self) -> Option<Version> {
+        self.version
     }
 
-    /// An inbound QoS 1 or 2 message is finished. Acknowledgements leave in the order of the messages, whatever order this is
-    /// called in. An error ends a QoS 2 exchange; a 3.1.1 client is acknowledged without a reason.
+    // === The caller's side ===
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether [`Connection::poll_event`] has something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// An inbound message of QoS 1 or 2 is safe, or failed with an error reason.
+    ///
+    /// PUBACKs leave in the order of their messages and PUBRECs in the order of theirs, so this one may wait for
+    /// earlier ones. An error ends a QoS 2 exchange: there will be no [`Event::Release`], and the packet identifier is
+    /// free. A 3.1.1 client is not told the reason.
     pub fn published(&mut self, ticket: Ticket, reason: ReasonCode) {
-        let Some(qos) = self.inbound.answer(ticket, reason) else { return };
-        while let Some(answer) = self.inbound.next_answer(qos) {
-            let Some(packet_id) = NonZeroU16::new(answer.packet_id) else { continue };
-            let ack = Ack::new(packet_id, answer.reason);
-            self.write(&if qos == QoS::AtLeastOnce { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
-        }
+        self.inbound.answer(ticket, reason);
+        self.send_answers();
     }
 
-    /// An inbound PUBREL is finished.
+    /// An inbound PUBREL is done: PUBCOMP is sent and the packet identifier is free.
     pub fn released(&mut self, ticket: Ticket) {
-        self.inbound.released(ticket);
-        while let Some(answer) = self.inbound.next_completion() {
-            if let Some(packet_id) = NonZeroU16::new(answer.packet_id) {
-                self.write(&Packet::PubComp(Ack::new(packet_id, ReasonCode::Success)));
-            }
+        if let Some(packet_id) = self.inbound.released(ticket, &self.limits) {
+            self.send(&Packet::PubComp(Ack::new(packet_id, ReasonCode::Success)));
         }
     }
 
-    /// Answers a SUBSCRIBE: a code per filter.
+    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one is sent as
+    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets 0x80 for every error.
     pub fn subscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
-        if let Some(packet_id) = self.take_request(ticket) {
-            self.write(&Packet::SubAck(SubAck { packet_id, properties: List::EMPTY, reasons: List::from(codes) }));
-        }
+        self.answer_request(ticket, PacketKind::SubAck, codes);
     }
 
-    /// Answers an UNSUBSCRIBE: a code per filter.
+    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one is sent as
+    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets none.
     pub fn unsubscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
-        if let Some(packet_id) = self.take_request(ticket) {
-            self.write(&Packet::UnsubAck(SubAck { packet_id, properties: List::EMPTY, reasons: List::from(codes) }));
-        }
+        self.answer_request(ticket, PacketKind::UnsubAck, codes);
     }
 
-    /// Sends a message.
+    /// How many more messages of QoS 1 and 2 may be sent now.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        if self.phase == Phase::Online { self.outbound.window() } else { 0 }
+    }
+
+    /// Writes a message for the client. With QoS 1 and 2, [`Event::Finished`] comes with its tag, if the connection
+    /// lasts.
     pub fn deliver(&mut self, _now: Monotonic, delivery: &Delivery<'_>) -> Delivered {
-        if self.phase != Phase::Open {
+        if self.phase != Phase::Online || self.output.len() >= self.limits.output_bytes_max {
             return Delivered::Full;
         }
-        let packet_id = match delivery.qos {
-            QoS::AtMostOnce => None,
-            _ => match self.outbound.identify(delivery.packet_id) {
-                Some(id) => Some(id),
+        let packet_id = if delivery.qos == QoS::AtMostOnce {
+            None
+        } else {
+            match self.outbound.free_id(delivery.packet_id) {
+                Some(packet_id) => Some(packet_id),
                 None => return Delivered::Full,
-            },
+            }
         };
-        let properties = self.delivery_properties(delivery);
-        let publish = Packet::Publish(Publish {
-            dup: delivery.dup && packet_id.is_some(),
-            qos: delivery.qos,
-            retain: delivery.retain,
-            topic: delivery.topic,
-            packet_id,
-            properties: List::from(&properties[..]),
-            payload: delivery.payload,
-        });
-        let before = self.output.len();
-        if encode(&publish, self.version, &mut self.output).is_err() {
+        if !self.write_publish(delivery, packet_id) {
             return Delivered::TooLarge;
         }
-        if self.output.len() - before > self.client_packet_bytes_max {
-            self.output.truncate(before);
-            return Delivered::TooLarge;
-        }
-        if let Some(id) = packet_id {
-            self.outbound.sent(id, delivery.tag, delivery.qos);
+        if let Some(packet_id) = packet_id {
+            self.outbound.sent(delivery, packet_id);
         }
         Delivered::Written
     }
 
-    fn delivery_properties<'a>(&self, delivery: &Delivery<'a>) -> Vec<Property<'a>> {
-        if self.version == Version::V311 {
-            return Vec::new();
-        }
-        let identifiers = delivery.identifiers.iter().copied().map(Property::SubscriptionIdentifier);
-        let expiry = delivery.expiry_s.map(Property::MessageExpiryInterval);
-        expiry.into_iter().chain(Property::of_message(delivery.properties)).chain(identifiers).collect()
-    }
-
-    /// Releases an outbound QoS 2 message (PUBREL): after [`Event::Received`], or for one whose PUBREC came on an earlier
-    /// connection.
+    /// Sends the PUBREL of an outbound QoS 2 message: after [`Event::Received`], or for a message of an earlier
+    /// connection whose PUBREC came there. The latter takes a place of the window, even beyond its end, and
+    /// [`Event::Finished`] comes with `tag`.
+    ///
+    /// PUBRELs leave in the order of the calls; that is to be the order of the PUBRECs [MQTT-4.6.0-4]. Nothing is sent
+    /// for 0, or for an identifier whose message has no PUBREC or has its PUBREL already.
     pub fn release(&mut self, packet_id: u16, tag: u64) {
-        let Some(id) = NonZeroU16::new(packet_id).filter(|_| self.phase == Phase::Open) else { return };
-        self.outbound.released(packet_id, tag);
-        self.write(&Packet::PubRel(Ack::new(id, ReasonCode::Success)));
+        let Some(packet_id) = NonZeroU16::new(packet_id) else { return };
+        if self.phase == Phase::Online && self.outbound.release(packet_id, tag) {
+            self.send(&Packet::PubRel(Ack::new(packet_id, ReasonCode::Success)));
+        }
     }
 
-    /// How many more QoS 1 and 2 messages may be delivered now.
-    pub fn window(&self) -> usize {
-        if self.phase == Phase::Open { self.outbound.window() } else { 0 }
-    }
-
-    /// Ends the connection, with a reason for MQTT 5 clients.
+    /// Ends the connection. An MQTT 5 client gets a DISCONNECT with the reason; one that waits for its CONNACK is
+    /// [refused](Self::refuse).
     pub fn disconnect(&mut self, reason: ReasonCode) {
-        match self.phase {
-            Phase::Open => self.say_disconnect(reason),
-            Phase::Deciding => self.say_refused(reason),
-            Phase::Greeting { .. } => {}
-            Phase::Closed => return,
-        }
-        self.close(Cause::ServerDisconnect(reason));
-    }
-}
-
-// === Packets from the client ===
-
-impl Connection {
-    fn handle_frame(&mut self, frame: &Bytes) {
-        let greeting = matches!(self.phase, Phase::Greeting { .. });
-        let packet = match decode(frame, self.version, Sender::Client) {
-            Ok(packet) => packet,
-            Err(error) => return self.violated(&error, connect_version(frame)),
-        };
-        match packet {
-            Packet::Connect(connect) if greeting => self.connect(&connect, frame),
-            Packet::Connect(_) => self.broke("a client sends CONNECT once [MQTT-3.1.0-2]"),
-            _ if greeting => {
-                self.close(Cause::Protocol(ReasonCode::ProtocolError, "the first packet is a CONNECT [MQTT-3.1.0-1]"))
-            }
-            Packet::Publish(publish) => self.publish(&publish, frame),
-            Packet::PubAck(ack) => self.finished(ack, Outbound::acknowledged),
-            Packet::PubComp(ack) => self.finished(ack, Outbound::completed),
-            Packet::PubRec(ack) => self.received(ack),
-            Packet::PubRel(ack) => self.release_requested(ack),
-            Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
-            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
-            Packet::PingReq => self.write(&Packet::PingResp),
-            Packet::Disconnect(disconnect) => self.client_disconnects(&disconnect),
-            _ => self.broke("an AUTH belongs to an authentication method of CONNECT (MQTT 5 §4.12)"),
-        }
-    }
-
-    fn connect(&mut self, connect: &Connect<'_>, frame: &Bytes) {
-        self.version = connect.version;
-        self.phase = Phase::Deciding;
-        self.keep_alive = one_and_a_half(connect.keep_alive_s);
-        let properties = &connect.properties;
-        if let Some(max) = properties.receive_maximum() {
-            self.outbound = Outbound::new(max.min(self.limits.inflight_max.max(1)));
-        }
-        if let Some(max) = properties.maximum_packet_size() {
-            self.client_packet_bytes_max = usize::try_from(max).unwrap_or(usize::MAX);
-        }
-        if properties.authentication_method().is_some() {
-            return self.refuse(ReasonCode::BadAuthenticationMethod);
-        }
-        let password = match connect.password.map(str::from_utf8) {
-            Some(Err(_)) => return self.refuse(ReasonCode::BadUserNameOrPassword),
-            Some(Ok(text)) => Some(Secret::new(text)),
-            None => None,
-        };
-        self.requested_expiry_s = match (connect.version, connect.clean_start) {
-            (Version::V311, true) => 0,
-            (Version::V311, false) => u32::MAX,
-            (Version::V5, _) => properties.session_expiry_interval().unwrap_or(0),
-        };
-        let will = connect.will.as_ref().map(|will| WillRequest {
-            topic: will.topic.to_owned(),
-            payload: frame.slice_ref(will.payload),
-            qos: will.qos,
-            retain: will.retain,
-            delay_s: will.properties.will_delay_interval().unwrap_or(0),
-            expiry_s: will.properties.message_expiry_interval(),
-            properties: will.properties.to_message(),
-        });
-        self.events.push_back(Event::Connect(Box::new(ConnectRequest {
-            version: connect.version,
-            client_id: connect.client_id.to_owned(),
-            clean_start: connect.clean_start,
-            keep_alive_s: connect.keep_alive_s,
-            username: connect.username.map(str::to_owned),
-            password,
-            will,
-            session_expiry_s: self.requested_expiry_s,
-        })));
-    }
-
-    fn publish(&mut self, publish: &Publish<'_>, frame: &Bytes) {
-        let topic = match self.resolve_topic(publish, frame) {
-            Ok(topic) => topic,
-            Err((reason, statement)) => return self.broke_with(reason, statement),
-        };
-        let packet_id = publish.packet_id.map(NonZeroU16::get);
-        let mut ticket = None;
-        if let Some(id) = packet_id {
-            if publish.qos == QoS::ExactlyOnce {
-                match self.inbound.arrival(id) {
-                    Arrival::New => {}
-                    Arrival::Unanswered => return,
-                    Arrival::Answered => {
-                        return publish
-                            .packet_id
-                            .into_iter()
-                            .for_each(|id| self.write(&Packet::PubRec(Ack::new(id, ReasonCode::Success))));
-                    }
-                }
-            }
-            let full = self.inbound.unfinished() >= usize::from(self.limits.receive_maximum);
-            if full && self.version == Version::V5 {
-                let statement = "a client keeps to the Receive Maximum of the server [MQTT-3.3.4-9]";
-                return self.broke_with(ReasonCode::ReceiveMaximumExceeded, statement);
-            }
-            let next = self.next_ticket();
-            self.inbound.publish(next, id, publish.qos);
-            ticket = Some(next);
-        }
-        self.events.push_back(Event::Publish(PublishRequest {
-            ticket,
-            packet_id,
-            topic,
-            payload: frame.slice_ref(publish.payload),
-            qos: publish.qos,
-            retain: publish.retain,
-            dup: publish.dup,
-            expiry_s: publish.properties.message_expiry_interval(),
-            properties: publish.properties.to_message(),
-        }));
-    }
-
-    /// The topic name, by alias if there is one (MQTT 5 §3.3.2.3.4).
-    fn resolve_topic(
-        &mut self,
-        publish: &Publish<'_>,
-        frame: &Bytes,
-    ) -> Result<ByteString, (ReasonCode, &'static str)> {
-        let named = |topic: &str| {
-            let text = ByteString::try_from(frame.slice_ref(topic.as_bytes()));
-            text.map_err(|_| (ReasonCode::MalformedPacket, "a topic name is UTF-8 [MQTT-3.3.2-1]"))
-        };
-        let Some(alias) = publish.properties.topic_alias() else { return named(publish.topic) };
-        if alias == 0 || alias > self.limits.topic_alias_maximum {
-            return Err((ReasonCode::TopicAliasInvalid, "a topic alias is within the maximum [MQTT-3.3.2-9]"));
-        }
-        if publish.topic.is_empty() {
-            let known = self.aliases.get(&alias).cloned();
-            return known.ok_or((ReasonCode::TopicAliasInvalid, "a topic alias was set before it is used"));
-        }
-        // A copy, because the alias outlives the packet and must not keep its payload alive.
-        self.aliases.insert(alias, ByteString::from(publish.topic));
-        named(publish.topic)
-    }
-
-    fn finished(&mut self, ack: Ack<'_>, finish: fn(&mut Outbound, u16) -> Acknowledged) {
-        if let Acknowledged::Finished { tag } = finish(&mut self.outbound, ack.packet_id.get()) {
-            self.events.push_back(Event::Finished { tag, reason: ack.reason });
-        }
-    }
-
-    fn received(&mut self, ack: Ack<'_>) {
-        let packet_id = ack.packet_id.get();
-        match self.outbound.received(packet_id, ack.reason) {
-            Acknowledged::Finished { tag } => self.events.push_back(Event::Finished { tag, reason: ack.reason }),
-            Acknowledged::Received { tag } => self.events.push_back(Event::Received { tag, packet_id }),
-            Acknowledged::Held => {}
-            Acknowledged::ReleaseAgain => self.write(&Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::Success))),
-            // An error ends the exchange on the client's side; there is nothing to release (MQTT 5 §4.3.3).
-            Acknowledged::Unknown if ack.reason.is_error() => {}
-            Acknowledged::Unknown => {
-                self.write(&Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::PacketIdentifierNotFound)));
-            }
-        }
-    }
-
-    fn release_requested(&mut self, ack: Ack<'_>) {
-        let packet_id = ack.packet_id.get();
-        if self.inbound.is_releasing(packet_id) {
-            return;
-        }
-        let ticket = self.next_ticket();
-        if self.inbound.release(ticket, packet_id) {
-            self.events.push_back(Event::Release { ticket, packet_id });
+        if self.phase == Phase::Asked {
+            self.refuse(reason);
         } else {
-            self.write(&Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::PacketIdentifierNotFound)));
+            self.send_disconnect(reason);
+            self.close(Cause::ServerDisconnect(reason));
         }
     }
 
-    fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
-        let options = |subscription: crate::mqtt::packet::Subscription<'_>| {
-            let options = SubscribeOptions {
-                qos: subscription.qos,
-                no_local: subscription.no_local,
-                retain_as_published: subscription.retain_as_published,
-                retain_handling: subscription.retain_handling,
-            };
-            (subscription.filter.to_owned(), options)
+    // === Sending ===
+
+    /// Appends a packet, unless the client takes none of its size [MQTT-3.1.2-24]. Whether it did.
+    pub(super) fn send(&mut self, packet: &Packet<'_>) -> bool {
+        let Some(version) = self.version else { return false };
+        let start = self.output.len();
+        let is_written = !self.is_closed() && encode(packet, version, &mut self.output).is_ok();
+        let fits = is_written && self.fits(self.output.len() - start);
+        if !fits {
+            self.output.truncate(start);
+        }
+        fits
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        self.asked.packet_bytes_max.is_none_or(|max| bytes <= max as usize)
+    }
+
+    pub(super) fn send_answers(&mut self) {
+        while let Some((kind, packet_id, reason)) = self.inbound.next_answer(&self.limits) {
+            let ack = Ack::new(packet_id, reason_for(kind, reason));
+            self.send(&if kind == PacketKind::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
+        }
+    }
+
+    fn answer_request(&mut self, ticket: Ticket, kind: PacketKind, codes: &[ReasonCode]) {
+        let Some(request) = self.inbound.answer_request(ticket, kind) else { return };
+        let completed: Vec<_>;
+        let reasons = if codes.len() == request.filters {
+            codes
+        } else {
+            let missing = std::iter::repeat(ReasonCode::UnspecifiedError);
+            completed = codes.iter().copied().chain(missing).take(request.filters).collect();
+            &completed
         };
-        let filters = subscribe.subscriptions.iter().map(options).collect();
-        let ticket = self.request(subscribe.packet_id);
-        let identifier = subscribe.properties.subscription_identifiers().next();
-        self.events.push_back(Event::Subscribe { ticket, filters, identifier });
+        let ack = SubAck { packet_id: request.packet_id, properties: List::EMPTY, reasons: List::from(reasons) };
+        self.send(&if kind == PacketKind::SubAck { Packet::SubAck(ack) } else { Packet::UnsubAck(ack) });
     }
 
-    fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) {
-        let filters = unsubscribe.filters.iter().map(str::to_owned).collect();
-        let ticket = self.request(unsubscribe.packet_id);
-        self.events.push_back(Event::Unsubscribe { ticket, filters });
-    }
-
-    fn client_disconnects(&mut self, disconnect: &Disconnect<'_>) {
-        let session_expiry_s = disconnect.properties.session_expiry_interval();
-        if self.requested_expiry_s == 0 && session_expiry_s.is_some_and(|s| s != 0) {
-            return self.broke("a session expiry of 0 stays 0 (MQTT 5 §3.14.2.2.2)");
+    fn write_publish(&mut self, delivery: &Delivery<'_>, packet_id: Option<NonZeroU16>) -> bool {
+        if !self.fits(delivery.payload.len() + delivery.topic.len()) {
+            return false;
         }
-        let with_will = disconnect.reason != ReasonCode::Success;
-        self.close(Cause::Disconnected { with_will, session_expiry_s });
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let is_v5 = self.version == Some(Version::V5);
+        let is_written = (!is_v5 || put_properties(delivery, &mut scratch).is_ok())
+            && self.send(&Packet::Publish(Publish {
+                dup: delivery.dup && packet_id.is_some(),
+                qos: delivery.qos,
+                retain: delivery.retain,
+                topic: delivery.topic,
+                packet_id,
+                properties: List::checked(&scratch),
+                payload: delivery.payload,
+            }));
+        self.scratch = scratch;
+        is_written
+    }
+
+    // === The end ===
+
+    pub(super) fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    fn violate(&mut self, violation: DecodeError) {
+        self.send_disconnect(match violation.reason {
+            reason if reason.is_valid_in(PacketKind::Disconnect) => reason,
+            _ => ReasonCode::ProtocolError,
+        });
+        self.close(Cause::Protocol(violation.reason, violation.statement));
+    }
+
+    /// Only after a CONNACK [MQTT-3.14.0-1], and not in 3.1.1, where the server has no DISCONNECT.
+    fn send_disconnect(&mut self, reason: ReasonCode) {
+        if self.phase == Phase::Online && self.version == Some(Version::V5) {
+            let reason = reason_for(PacketKind::Disconnect, reason);
+            self.send(&Packet::Disconnect(Disconnect { reason, properties: List::EMPTY }));
+        }
+    }
+
+    /// Ends it, once. What the client or the caller still had to answer is forgotten.
+    pub(super) fn close(&mut self, cause: Cause) {
+        if self.is_closed() {
+            return;
+        }
+        self.phase = Phase::Closed;
+        self.inbound = Inbound::default();
+        self.outbound = Outbound::new(0);
+        self.emit(Event::Closed(cause));
     }
 }
 
-// === Helpers ===
-
-impl Connection {
-    fn next_ticket(&mut self) -> Ticket {
-        self.tickets += 1;
-        Ticket(self.tickets)
-    }
-
-    fn request(&mut self, packet_id: NonZeroU16) -> Ticket {
-        let ticket = self.next_ticket();
-        self.requests.push_back(Request { ticket, packet_id });
-        ticket
-    }
-
-    fn take_request(&mut self, ticket: Ticket) -> Option<NonZeroU16> {
-        let at = self.requests.iter().position(|request| request.ticket == ticket)?;
-        self.requests.remove(at).map(|request| request.packet_id)
-    }
-
-    fn write(&mut self, packet: &Packet<'_>) {
-        if self.phase == Phase::Closed {
-            return;
-        }
-        let before = self.output.len();
-        let written: Result<(), EncodeError> = encode(packet, self.version, &mut self.output);
-        debug_assert!(written.is_ok(), "the engine says only what MQTT can: {written:?}");
-        // A packet that the client cannot take is left out (MQTT 5 §3.1.2.11.4); only CONNACK and SUBACK can be so large.
-        if self.output.len() - before > self.client_packet_bytes_max {
-            self.output.truncate(before);
-        }
-    }
-
-    fn broke(&mut self, statement: &'static str) {
-        self.broke_with(ReasonCode::ProtocolError, statement);
-    }
-
-    fn broke_with(&mut self, reason: ReasonCode, statement: &'static str) {
-        self.say_disconnect(reason);
-        self.close(Cause::Protocol(reason, statement));
-    }
-
-    fn violated(&mut self, error: &DecodeError, greeting: Option<Version>) {
-        if self.phase == Phase::Open {
-            return self.broke_with(error.reason, error.statement);
-        }
-        if let Some(version) = greeting {
-            self.version = version;
-            self.say_refused(error.reason);
-        }
-        self.close(Cause::Protocol(error.reason, error.statement));
-    }
-
-    /// CONNACK with an error; 3.1.1 has no word for most, and the connection is closed without one.
-    fn say_refused(&mut self, reason: ReasonCode) {
-        if self.version == Version::V311 && reason.to_connack_v311().is_none() {
-            return;
-        }
-        self.write(&Packet::ConnAck(ConnAck { session_present: false, reason, properties: List::EMPTY }));
-    }
-
-    fn say_disconnect(&mut self, reason: ReasonCode) {
-        if self.version == Version::V5 {
-            self.write(&Packet::Disconnect(Disconnect { reason, properties: List::EMPTY }));
-        }
-    }
-
-    fn close(&mut self, cause: Cause) {
-        if self.phase != Phase::Closed {
-            self.phase = Phase::Closed;
-            self.events.push_back(Event::Closed(cause));
-        }
+/// `reason` if packets of this kind may hold it, else what is nearest.
+pub(super) fn reason_for(kind: PacketKind, reason: ReasonCode) -> ReasonCode {
+    match reason {
+        reason if reason.is_valid_in(kind) => reason,
+        reason if reason.is_error() => ReasonCode::UnspecifiedError,
+        _ => ReasonCode::Success,
     }
 }
 
-fn one_and_a_half(seconds: u16) -> Option<Duration> {
-    (seconds > 0).then(|| Duration::from_millis(u64::from(seconds) * 1_500))
+fn put_properties(delivery: &Delivery<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
+    if let Some(expiry_s) = delivery.expiry_s {
+        Property::MessageExpiryInterval(expiry_s).put(out)?;
+    }
+    for identifier in delivery.identifiers {
+        Property::SubscriptionIdentifier(*identifier).put(out)?;
+    }
+    Property::of_message(delivery.properties).try_for_each(|property| property.put(out))
 }

@@ -1,240 +1,182 @@
-use std::{fmt, num::NonZeroU16};
+//! What a connection tells its caller.
+
+use std::{fmt, ops::Deref};
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use iot_core::{
     message::{Properties, QoS},
     secret::Secret,
 };
 
-use crate::mqtt::{packet::RetainHandling, packet::Version, reason::ReasonCode};
+use crate::mqtt::{
+    packet::{RetainHandling, Version},
+    reason::ReasonCode,
+};
 
-/// Names something that the node has yet to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Names a packet of the client until it is answered. Of one connection; never the same twice.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Hash)]
 pub struct Ticket(pub(super) u64);
 
-/// What the client wants, or what became of what it was sent.
-#[derive(Debug)]
-#[non_exhaustive]
+/// What happened, in the order of the wire.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_enums, reason = "a caller that leaves one out breaks the protocol")]
 pub enum Event {
-    /// It asks to be let in: answer with `accept` or `refuse`.
+    /// The client asks to be connected. Nothing more is read until the answer.
     Connect(Box<ConnectRequest>),
-    /// It publishes: answer with `published`, if there is a ticket.
+    /// A message from the client; a QoS 2 message once, however often it is sent.
     Publish(PublishRequest),
-    /// It releases a QoS 2 message of its own (PUBREL): answer with `released`.
+    /// QoS 2: the client will not send this packet identifier for the same message again (PUBREL).
     Release {
-        /// For the answer.
+        /// For [`Connection::released`](super::Connection::released).
         ticket: Ticket,
-        /// Of the message.
+        /// The message.
         packet_id: u16,
     },
-    /// It subscribes: answer with `subscribed`.
+    /// The client subscribes.
     Subscribe {
-        /// For the answer.
+        /// For [`Connection::subscribed`](super::Connection::subscribed).
         ticket: Ticket,
-        /// In its order, well formed.
+        /// At least one; well-formed filters with their options, in order.
         filters: Vec<(String, SubscribeOptions)>,
-        /// The subscription identifier (MQTT 5 §3.8.2.1.2).
+        /// To be sent with every message by these subscriptions; MQTT 5 only.
         identifier: Option<u32>,
     },
-    /// It unsubscribes: answer with `unsubscribed`.
+    /// The client unsubscribes.
     Unsubscribe {
-        /// For the answer.
+        /// For [`Connection::unsubscribed`](super::Connection::unsubscribed).
         ticket: Ticket,
-        /// In its order, well formed.
+        /// At least one; well-formed filters, in order.
         filters: Vec<String>,
     },
-    /// It has received a QoS 2 message (PUBREC): answer with `release` once that is durable.
+    /// Outbound QoS 2: the client has the message (PUBREC). [`Connection::release`](super::Connection::release) is
+    /// next, in the order of these events.
     Received {
-        /// As given with the delivery.
+        /// As in the [`Delivery`](super::Delivery).
         tag: u64,
-        /// Of the message.
+        /// The message's.
         packet_id: u16,
     },
-    /// It has a message (PUBACK, PUBCOMP), or does not want it (an error in PUBACK or PUBREC).
+    /// An outbound message is over and its packet identifier free: PUBACK, PUBCOMP, or a PUBREC with an error.
     Finished {
-        /// As given with the delivery.
+        /// As in the [`Delivery`](super::Delivery).
         tag: u64,
-        /// What it said.
+        /// What the client said; success in 3.1.1.
         reason: ReasonCode,
     },
-    /// The connection is over; the last event.
+    /// The connection has ended. Exactly once, and the last event.
     Closed(Cause),
 }
 
-/// A CONNECT.
+/// A CONNECT (MQTT 5 §3.1). Debug output shows no password.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct ConnectRequest {
-    /// Which MQTT it speaks.
+    /// The version the client speaks.
     pub version: Version,
-    /// Empty asks for one to be assigned.
+    /// Empty if the server is to choose one.
     pub client_id: String,
-    /// Begin a new session.
+    /// Clean Start; Clean Session in 3.1.1.
     pub clean_start: bool,
-    /// 0 turns it off.
+    /// In seconds, 0 for none.
     pub keep_alive_s: u16,
-    /// As sent.
+    /// The user name.
     pub username: Option<String>,
-    /// As sent.
+    /// The password. One that is not UTF-8 was refused before.
     pub password: Option<Secret>,
-    /// What to publish when it is lost.
+    /// What to publish when the client is lost.
     pub will: Option<WillRequest>,
-    /// How long it wants its session to outlive the connection, in seconds; `u32::MAX` for ever. In 3.1.1 that, or 0 with a
-    /// clean session.
+    /// How long the session is to outlive the connection, not above the limit; [`u32::MAX`] is for ever. In 3.1.1, 0
+    /// with Clean Session and else for ever.
     pub session_expiry_s: u32,
+    /// Whether reason strings and user properties may be with any packet (MQTT 5 §3.1.2.11.7).
+    pub request_problem_information: bool,
 }
 
-impl fmt::Debug for ConnectRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectRequest")
-            .field("version", &self.version)
-            .field("client_id", &self.client_id)
-            .field("clean_start", &self.clean_start)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A will.
+/// The message to publish when the client is lost (MQTT 5 §3.1.2.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct WillRequest {
-    /// A topic name.
+    /// A topic name without wildcards.
     pub topic: String,
     /// The application's bytes.
     pub payload: Bytes,
-    /// To publish with.
+    /// The quality of service to publish with.
     pub qos: QoS,
-    /// To publish with.
+    /// Whether it becomes the topic's retained message.
     pub retain: bool,
-    /// How long to wait after the connection is lost, in seconds.
+    /// How long to wait for the client, in seconds; 0 in 3.1.1.
     pub delay_s: u32,
-    /// How long it is worth delivering, in seconds.
+    /// The message's lifetime in seconds.
     pub expiry_s: Option<u32>,
-    /// What travels with it.
+    /// What goes with the message.
     pub properties: Properties,
 }
 
-/// A PUBLISH.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A message from the client (MQTT 5 §3.3).
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct PublishRequest {
-    /// For the answer; `None` with QoS 0.
+    /// For [`Connection::published`](super::Connection::published); none with QoS 0.
     pub ticket: Option<Ticket>,
-    /// `None` with QoS 0.
+    /// None with QoS 0.
     pub packet_id: Option<u16>,
-    /// The topic name, its alias resolved.
-    pub topic: ByteString,
-    /// The application's bytes, a slice of the packet.
+    /// A topic name without wildcards; an alias is resolved.
+    pub topic: Text,
+    /// The application's bytes, shared with the input.
     pub payload: Bytes,
-    /// As sent.
+    /// The quality of service.
     pub qos: QoS,
-    /// As sent.
+    /// Whether it becomes the topic's retained message.
     pub retain: bool,
-    /// As sent.
+    /// Whether the client may have sent it before.
     pub dup: bool,
-    /// How long it is worth delivering, in seconds.
+    /// The message's lifetime in seconds.
     pub expiry_s: Option<u32>,
-    /// What travels with it.
+    /// What goes with the message.
     pub properties: Properties,
 }
 
-/// What a client asks of one subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a subscription is to be served (MQTT 5 §3.8.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "the fields are those of the packet")]
 pub struct SubscribeOptions {
-    /// The highest that is delivered.
+    /// The highest quality of service to send with.
     pub qos: QoS,
-    /// Not what it publishes itself.
+    /// Do not send what this client publishes; false in 3.1.1.
     pub no_local: bool,
-    /// Keep the retain flag as published.
+    /// Keep the publisher's RETAIN flag; false in 3.1.1.
     pub retain_as_published: bool,
-    /// What to do with retained messages.
+    /// What retained messages do.
     pub retain_handling: RetainHandling,
 }
 
-/// What the node wants to tell the client when it lets it in.
-#[derive(Debug, Clone, Default)]
-pub struct Accepted {
-    /// Whether there was a session to go on with.
-    pub session_present: bool,
-    /// The expiry that is granted, in seconds.
-    pub session_expiry_s: u32,
-    /// The client identifier, if the client left it to the node.
-    pub assigned_client_id: Option<String>,
-    /// Another keep alive than the client's, in seconds. Only MQTT 5 clients can be told; it holds for them only.
-    pub server_keep_alive_s: Option<u16>,
-    /// Packet ids of QoS 2 messages that an earlier connection has sent and not released.
-    pub received: Vec<u16>,
-}
-
-/// A message for the client.
-#[derive(Debug, Clone, Copy)]
-pub struct Delivery<'a> {
-    /// As the client is to see it.
-    pub topic: &'a str,
-    /// The application's bytes.
-    pub payload: &'a Bytes,
-    /// To deliver with.
-    pub qos: QoS,
-    /// To deliver with.
-    pub retain: bool,
-    /// Whether an earlier connection may have delivered it.
-    pub dup: bool,
-    /// Not read with QoS 0.
-    pub packet_id: PacketId,
-    /// Comes back in events about this message.
-    pub tag: u64,
-    /// Of the subscriptions that it is delivered for.
-    pub identifiers: &'a [u32],
-    /// What travels with it.
-    pub properties: &'a Properties,
-    /// For how much longer it is worth delivering, in seconds.
-    pub expiry_s: Option<u32>,
-}
-
-/// Which packet identifier a message is given.
+/// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PacketId {
-    /// One that is free.
-    Assign,
-    /// This one, which it also had on an earlier connection.
-    Use(NonZeroU16),
-}
-
-/// What became of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-pub enum Delivered {
-    /// It is in the output.
-    Written,
-    /// The client has as many unacknowledged as it takes, or the packet identifier is in use; try again later.
-    Full,
-    /// It is larger than the client takes, or than MQTT can say; it must not be tried again.
-    TooLarge,
-}
-
-/// Why a connection is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// The client said goodbye.
     Disconnected {
-        /// Whether it wants its will published all the same.
+        /// Whether its will is to be published all the same (MQTT 5 §3.14.4).
         with_will: bool,
-        /// Another session expiry than in CONNECT, in seconds.
+        /// A new session expiry interval in seconds, not above the limit.
         session_expiry_s: Option<u32>,
     },
-    /// Nothing came for one and a half times the keep alive.
+    /// No packet came for one and a half keep-alive intervals.
     KeepAliveTimeout,
     /// No CONNECT came in time.
     ConnectTimeout,
-    /// The client broke the protocol, in this way.
+    /// The client broke the protocol: the reason code and the statement.
     Protocol(ReasonCode, &'static str),
-    /// The node ended it.
+    /// The caller refused or ended the connection.
     ServerDisconnect(ReasonCode),
-    /// The stream broke. Never said by the engine, which sees no stream.
+    /// The stream broke. A connection never says this; it is there for its caller to say.
     Lost,
 }
 
 impl Cause {
-    /// Stable, `snake_case`.
-    pub fn code(&self) -> &'static str {
+    /// A stable name for logs and metrics.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
         match self {
             Self::Disconnected { with_will: false, .. } => "disconnected",
             Self::Disconnected { with_will: true, .. } => "disconnected_with_will",
@@ -250,8 +192,81 @@ impl Cause {
         }
     }
 
-    /// Whether the client's will is to be published (MQTT 5 §3.1.2.5).
-    pub fn with_will(&self) -> bool {
-        !matches!(self, Self::Disconnected { with_will: false, .. })
+    /// Whether the client's will is to be published: always, unless the client disconnected without it
+    /// [MQTT-3.1.2-8] [MQTT-3.1.2-10].
+    #[must_use]
+    pub const fn with_will(&self) -> bool {
+        match self {
+            Self::Disconnected { with_will, .. } => *with_will,
+            _ => true,
+        }
+    }
+}
+
+/// Text that shares the bytes it came in. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Text(Bytes);
+
+impl Text {
+    /// The part `text` of `frame`, without a copy.
+    pub(super) fn of_frame(frame: &Bytes, text: &str) -> Self {
+        Self(frame.slice_ref(text.as_bytes()))
+    }
+
+    /// The text. Checked each time it is asked for, as bytes cannot prove what they are.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Only made from text, so the default is never seen.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for Text {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl PartialEq<str> for Text {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Text {
+    fn eq(&self, other: &&str) -> bool {
+        self == *other
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
     }
 }

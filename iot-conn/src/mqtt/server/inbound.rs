@@ -1,127 +1,284 @@
-use std::collections::{BTreeSet, VecDeque};
+//! What the client has sent and waits to have answered.
 
-use super::event::Ticket;
-use crate::mqtt::{packet::QoS, reason::ReasonCode};
+use std::collections::VecDeque;
 
-/// What the client has sent and the node has not answered. Answers leave in the order of what they answer (MQTT 5 §4.6).
+use crate::mqtt::{
+    packet::{PacketId, PacketKind, QoS, Version},
+    reason::ReasonCode,
+    wire::DecodeError,
+};
+
+use super::event::{Text, Ticket};
+use super::limits::ConnectionLimits;
+
+/// The client's PUBLISH, PUBREL, SUBSCRIBE and UNSUBSCRIBE packets without an answer, and the topic aliases.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
-    /// QoS 1 without PUBACK.
+    tickets: u64,
+    /// QoS 1, oldest first: PUBACKs leave in this order (MQTT 5 §4.6).
     acks: VecDeque<Pending>,
-    /// QoS 2 without PUBREC.
-    receipts: VecDeque<Pending>,
-    /// QoS 2 from PUBLISH until PUBCOMP.
-    held: BTreeSet<u16>,
-    /// PUBREL without PUBCOMP.
-    releases: VecDeque<Pending>,
+    /// QoS 2, oldest first, with those that were sent again: PUBRECs leave in this order (MQTT 5 §4.6).
+    recs: VecDeque<Pending>,
+    duplicates: usize,
+    /// QoS 2 messages until their PUBCOMP, ordered by packet identifier.
+    exchanges: Vec<Exchange>,
+    releasing: usize,
+    requests: Vec<Request>,
+    /// Topic names by alias; index 0 is alias 1.
+    aliases: Vec<Option<Text>>,
+    /// How many more messages an MQTT 5 client may send: its send quota, mirrored (MQTT 5 §4.9).
+    quota: u16,
 }
 
 #[derive(Debug)]
 struct Pending {
-    ticket: Ticket,
-    packet_id: u16,
+    ticket: u64,
+    packet_id: PacketId,
+    is_duplicate: bool,
     answer: Option<ReasonCode>,
 }
 
-/// What a QoS 2 PUBLISH is.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
-    New,
-    /// The node has it and has not answered.
-    Unanswered,
-    /// It was answered.
-    Answered,
+#[derive(Debug)]
+struct Exchange {
+    packet_id: PacketId,
+    stage: Stage,
 }
 
-/// An answer that may leave.
-pub(super) struct Answer {
-    pub(super) packet_id: u16,
-    pub(super) reason: ReasonCode,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The PUBLISH has not been answered.
+    Unfinished,
+    /// The PUBREC has been sent.
+    Received,
+    /// The PUBREL has not been answered.
+    Releasing(u64),
+}
+
+/// A SUBSCRIBE or UNSUBSCRIBE without its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub(super) ticket: Ticket,
+    pub(super) kind: PacketKind,
+    pub(super) packet_id: PacketId,
+    pub(super) filters: usize,
+}
+
+/// What a PUBLISH with QoS 1 or 2 is.
+pub(super) enum Arrival {
+    New(Ticket),
+    Duplicate,
+}
+
+/// What a PUBREL is.
+pub(super) enum ReleaseArrival {
+    New(Ticket),
+    Duplicate,
+    Unknown,
 }
 
 impl Inbound {
-    pub(super) fn resume(&mut self, received: Vec<u16>) {
-        self.held = received.into_iter().collect();
+    pub(super) fn new(limits: &ConnectionLimits, received: Vec<u16>) -> Self {
+        let mut exchanges: Vec<_> = received
+            .into_iter()
+            .filter_map(PacketId::new)
+            .map(|packet_id| Exchange { packet_id, stage: Stage::Received })
+            .collect();
+        exchanges.sort_unstable_by_key(|exchange| exchange.packet_id);
+        exchanges.dedup_by_key(|exchange| exchange.packet_id);
+        Self { exchanges, quota: limits.receive_maximum.max(1), ..Self::default() }
     }
 
-    /// How many messages count against the Receive Maximum (MQTT 5 §4.9).
-    pub(super) fn unfinished(&self) -> usize {
-        self.acks.len() + self.held.len()
-    }
-
-    pub(super) fn arrival(&self, packet_id: u16) -> Arrival {
-        match self.held.contains(&packet_id) {
-            false => Arrival::New,
-            true if self.receipts.iter().any(|pending| pending.packet_id == packet_id) => Arrival::Unanswered,
-            true => Arrival::Answered,
+    /// What the caller has to answer before more is taken: all of it for 3.1.1, and for MQTT 5 what its send quota
+    /// does not bound.
+    pub(super) fn load(&self, version: Version) -> usize {
+        let unbounded = self.requests.len() + self.releasing;
+        match version {
+            Version::V311 => unbounded + self.acks.len() + self.recs.len(),
+            Version::V5 => unbounded + self.duplicates,
         }
     }
 
-    pub(super) fn publish(&mut self, ticket: Ticket, packet_id: u16, qos: QoS) {
-        let pending = Pending { ticket, packet_id, answer: None };
-        if qos == QoS::ExactlyOnce {
-            self.held.insert(packet_id);
-            self.receipts.push_back(pending);
-        } else {
-            self.acks.push_back(pending);
-        }
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
     }
 
-    /// The QoS of the message that a ticket stands for, and its answer noted.
-    pub(super) fn answer(&mut self, ticket: Ticket, reason: ReasonCode) -> Option<QoS> {
-        if note(&mut self.acks, ticket, reason) {
-            return Some(QoS::AtLeastOnce);
-        }
-        note(&mut self.receipts, ticket, reason).then_some(QoS::ExactlyOnce)
-    }
+    // === Messages ===
 
-    /// The next PUBACK or PUBREC that may leave.
-    pub(super) fn next_answer(&mut self, qos: QoS) -> Option<Answer> {
+    /// A PUBLISH with this packet identifier.
+    pub(super) fn publish(
+        &mut self,
+        qos: QoS,
+        packet_id: PacketId,
+        version: Version,
+        limits: &ConnectionLimits,
+    ) -> Result<Arrival, DecodeError> {
         if qos == QoS::AtLeastOnce {
-            return next(&mut self.acks);
+            self.take_quota(version)?;
+            let ticket = self.ticket();
+            self.acks.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
+            return Ok(Arrival::New(Ticket(ticket)));
         }
-        let answer = next(&mut self.receipts)?;
-        if answer.reason.is_error() {
-            self.held.remove(&answer.packet_id);
+        match self.find(packet_id) {
+            Ok(at) => self.publish_again(at, packet_id),
+            Err(at) => {
+                if version == Version::V311 && self.exchanges.len() >= usize::from(limits.unreleased_max.max(1)) {
+                    return Err(DecodeError::new(
+                        ReasonCode::QuotaExceeded,
+                        "a client releases QoS 2 messages before it sends more of them than the server keeps",
+                    ));
+                }
+                self.take_quota(version)?;
+                self.exchanges.insert(at, Exchange { packet_id, stage: Stage::Unfinished });
+                let ticket = self.ticket();
+                self.recs.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
+                Ok(Arrival::New(Ticket(ticket)))
+            }
         }
-        Some(answer)
     }
 
-    /// A PUBREL came; `false` if no such message is held.
-    pub(super) fn release(&mut self, ticket: Ticket, packet_id: u16) -> bool {
-        let known = self.held.contains(&packet_id);
-        let repeated = self.releases.iter().any(|pending| pending.packet_id == packet_id);
-        if known && !repeated {
-            self.releases.push_back(Pending { ticket, packet_id, answer: None });
+    /// A QoS 2 message that is known. Its answer stands behind that of the first, which decides whether it holds an
+    /// error.
+    fn publish_again(&mut self, at: usize, packet_id: PacketId) -> Result<Arrival, DecodeError> {
+        if matches!(self.exchanges[at].stage, Stage::Releasing(_)) {
+            return Err(DecodeError::protocol(
+                "a PUBLISH is not sent again after its PUBREL, nor its packet identifier used before the PUBCOMP \
+                 [MQTT-4.3.3-6] [MQTT-2.2.1-3]",
+            ));
         }
-        known
+        let failed = self.recs.iter().rev().find(|pending| pending.packet_id == packet_id).and_then(|p| p.answer);
+        let ticket = self.ticket();
+        let answer = Some(failed.unwrap_or(ReasonCode::Success));
+        self.recs.push_back(Pending { ticket, packet_id, is_duplicate: true, answer });
+        self.duplicates += 1;
+        Ok(Arrival::Duplicate)
     }
 
-    /// Whether a PUBREL for this message waits for its answer.
-    pub(super) fn is_releasing(&self, packet_id: u16) -> bool {
-        self.releases.iter().any(|pending| pending.packet_id == packet_id)
+    fn take_quota(&mut self, version: Version) -> Result<(), DecodeError> {
+        if version == Version::V5 {
+            self.quota = self.quota.checked_sub(1).ok_or(DecodeError::new(
+                ReasonCode::ReceiveMaximumExceeded,
+                "a client has no more messages unacknowledged than receive maximum [MQTT-3.3.4-7]",
+            ))?;
+        }
+        Ok(())
     }
 
-    pub(super) fn released(&mut self, ticket: Ticket) {
-        note(&mut self.releases, ticket, ReasonCode::Success);
+    fn give_quota(&mut self, limits: &ConnectionLimits) {
+        self.quota = self.quota.saturating_add(1).min(limits.receive_maximum.max(1));
     }
 
-    /// The next PUBCOMP that may leave.
-    pub(super) fn next_completion(&mut self) -> Option<Answer> {
-        let answer = next(&mut self.releases)?;
-        self.held.remove(&answer.packet_id);
-        Some(answer)
+    /// The caller's answer to a message.
+    pub(super) fn answer(&mut self, ticket: Ticket, reason: ReasonCode) {
+        if let Ok(at) = self.acks.binary_search_by_key(&ticket.0, |pending| pending.ticket) {
+            self.acks[at].answer.get_or_insert(reason);
+            return;
+        }
+        let Ok(at) = self.recs.binary_search_by_key(&ticket.0, |pending| pending.ticket) else { return };
+        let packet_id = self.recs[at].packet_id;
+        if self.recs[at].answer.is_some() {
+            return;
+        }
+        for pending in self.recs.range_mut(at..).filter(|pending| pending.packet_id == packet_id) {
+            pending.answer = Some(reason);
+        }
+    }
+
+    /// The next PUBACK or PUBREC whose turn it is.
+    pub(super) fn next_answer(&mut self, limits: &ConnectionLimits) -> Option<(PacketKind, PacketId, ReasonCode)> {
+        if let Some(reason) = self.acks.front().and_then(|pending| pending.answer) {
+            let pending = self.acks.pop_front()?;
+            self.give_quota(limits);
+            return Some((PacketKind::PubAck, pending.packet_id, reason));
+        }
+        let reason = self.recs.front().and_then(|pending| pending.answer)?;
+        let pending = self.recs.pop_front()?;
+        if pending.is_duplicate {
+            self.duplicates -= 1;
+        } else if let Ok(at) = self.find(pending.packet_id) {
+            if reason.is_error() {
+                self.exchanges.remove(at);
+                self.give_quota(limits);
+            } else {
+                self.exchanges[at].stage = Stage::Received;
+            }
+        }
+        Some((PacketKind::PubRec, pending.packet_id, reason))
+    }
+
+    fn find(&self, packet_id: PacketId) -> Result<usize, usize> {
+        self.exchanges.binary_search_by_key(&packet_id, |exchange| exchange.packet_id)
+    }
+
+    /// A PUBREL with this packet identifier.
+    pub(super) fn release(&mut self, packet_id: PacketId) -> Result<ReleaseArrival, DecodeError> {
+        let Ok(at) = self.find(packet_id) else { return Ok(ReleaseArrival::Unknown) };
+        match self.exchanges[at].stage {
+            Stage::Unfinished => Err(DecodeError::protocol("a PUBREL answers a PUBREC [MQTT-4.3.3-4]")),
+            Stage::Releasing(_) => Ok(ReleaseArrival::Duplicate),
+            Stage::Received => {
+                let ticket = self.ticket();
+                self.exchanges[at].stage = Stage::Releasing(ticket);
+                self.releasing += 1;
+                Ok(ReleaseArrival::New(Ticket(ticket)))
+            }
+        }
+    }
+
+    /// The caller's answer to a PUBREL: the packet identifier to send the PUBCOMP for.
+    pub(super) fn released(&mut self, ticket: Ticket, limits: &ConnectionLimits) -> Option<PacketId> {
+        let at = self.exchanges.iter().position(|exchange| exchange.stage == Stage::Releasing(ticket.0))?;
+        self.releasing -= 1;
+        self.give_quota(limits);
+        Some(self.exchanges.remove(at).packet_id)
+    }
+
+    // === Requests ===
+
+    pub(super) fn request(&mut self, kind: PacketKind, packet_id: PacketId, filters: usize) -> Ticket {
+        let ticket = Ticket(self.ticket());
+        self.requests.push(Request { ticket, kind, packet_id, filters });
+        ticket
+    }
+
+    /// Takes out the request of this ticket, if it is of this kind.
+    pub(super) fn answer_request(&mut self, ticket: Ticket, kind: PacketKind) -> Option<Request> {
+        let at = self.requests.iter().position(|request| request.ticket == ticket && request.kind == kind)?;
+        Some(self.requests.remove(at))
+    }
+
+    // === Topic aliases ===
+
+    /// Lets `alias` stand for `topic`. The topic is copied: an alias outlives the packet that set it, whose payload
+    /// must not stay in memory.
+    pub(super) fn set_alias(&mut self, alias: u16, topic: &str, limits: &ConnectionLimits) -> Result<(), DecodeError> {
+        let at = alias_index(alias, limits)?;
+        if at >= self.aliases.len() {
+            self.aliases.resize_with(at + 1, || None);
+        }
+        let slot = &mut self.aliases[at];
+        if slot.as_ref().is_none_or(|known| *known != *topic) {
+            *slot = Some(Text::from(topic));
+        }
+        Ok(())
+    }
+
+    /// What `alias` stands for.
+    pub(super) fn alias(&self, alias: u16, limits: &ConnectionLimits) -> Result<Text, DecodeError> {
+        let at = alias_index(alias, limits)?;
+        self.aliases.get(at).cloned().flatten().ok_or(DecodeError::new(
+            ReasonCode::TopicAliasInvalid,
+            "a topic alias is set before it is used (MQTT 5 §3.3.2.3.4)",
+        ))
     }
 }
 
-fn note(queue: &mut VecDeque<Pending>, ticket: Ticket, reason: ReasonCode) -> bool {
-    // Tickets grow, and so does the queue.
-    let Ok(at) = queue.binary_search_by_key(&ticket.0, |pending| pending.ticket.0) else { return false };
-    queue[at].answer.get_or_insert(reason);
-    true
-}
-
-fn next(queue: &mut VecDeque<Pending>) -> Option<Answer> {
-    let reason = queue.front()?.answer?;
-    queue.pop_front().map(|pending| Answer { packet_id: pending.packet_id, reason })
+fn alias_index(alias: u16, limits: &ConnectionLimits) -> Result<usize, DecodeError> {
+    if alias == 0 || alias > limits.topic_alias_maximum {
+        return Err(DecodeError::new(
+            ReasonCode::TopicAliasInvalid,
+            "a topic alias is not above topic alias maximum [MQTT-3.3.2-9]",
+        ));
+    }
+    Ok(usize::from(alias) - 1)
 }

@@ -31,7 +31,15 @@ CREATE TABLE event (
 );
 CREATE INDEX event_of_series ON event (series, at);
 CREATE INDEX event_received ON event (received);
-CREATE UNIQUE INDEX event_repeat ON event (series, device_sequence) WHERE device_sequence IS NOT NULL;
+
+-- The counts of a device that the events of a series have, as runs without gaps from first to last. A device that counts
+-- on has one row here, whereas an index would have one entry per event, spread over as many pages as there are devices.
+CREATE TABLE run (
+    series INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (series, first)
+) WITHOUT ROWID;
 
 CREATE TABLE latest (
     series INTEGER NOT NULL,
