@@ -113,7 +113,10 @@ impl Banner<'_> {
             &format!("  export IOT_CLAIM_TOKEN=$({curl} {SIGNED_IN} {JSON} {asked} {url}/v1/claim-tokens | {token})"),
         );
         let ca = self.folder.ca();
-        line(text, &format!("  {} device --http {url} --mqtts {mqtts} --ca {}", program(), ca.display()));
+        line(
+            text,
+            &format!("  cargo run --release -p iot-device -- --http {url} --mqtts {mqtts} --ca {}", ca.display()),
+        );
     }
 
     fn api(&self) -> Option<Api> {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Stdio,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use iot_core::{
     store::Index,
 };
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::watch,
     time::Instant,
 };
@@ -77,7 +78,7 @@ impl Demo {
         loop {
             let started = Instant::now();
             match self.start(&auth).await {
-                Ok((mut child, token)) => {
+                Ok(Running { mut child, leash, claim_token }) => {
                     let is_over = tokio::select! {
                         ended = child.wait() => {
                             tracing::warn!(?ended, "the simulated devices ended; starting them again");
@@ -88,7 +89,8 @@ impl Demo {
                             true
                         }
                     };
-                    if let Err(error) = auth.revoke_claim_token(&demo_principal(), &token).await {
+                    drop(leash);
+                    if let Err(error) = auth.revoke_claim_token(&demo_principal(), &claim_token).await {
                         tracing::warn!(%error, "the claim token of the simulated devices is good until its end");
                     }
                     if is_over {
@@ -107,7 +109,7 @@ impl Demo {
         }
     }
 
-    async fn start(&self, auth: &Auth) -> Result<(Child, TokenId), Failure> {
+    async fn start(&self, auth: &Auth) -> Result<Running, Failure> {
         let issued = self.prepare(auth).await?;
         let program = std::env::current_exe().map_err(|error| Failure::of("--demo: ", &error))?;
         let mut command = Command::new(program);
@@ -122,10 +124,21 @@ impl Demo {
             .arg("--state")
             .arg(self.folder.demo_devices())
             .env("IOT_CLAIM_TOKEN", issued.text.expose())
+            .stdin(Stdio::piped())
             .kill_on_drop(true);
-        let child = command.spawn().map_err(|error| Failure::of("--demo: ", &error))?;
-        Ok((child, issued.token.id))
+        let mut child = command.spawn().map_err(|error| Failure::of("--demo: ", &error))?;
+        Ok(Running { leash: child.stdin.take(), child, claim_token: issued.token.id })
     }
+}
+
+/// The child process.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    /// Its standard input, never written to: the child ends when it closes, so that it does not outlive a server that was
+    /// killed. Apart from the child, because waiting for a child closes what it has.
+    leash: Option<ChildStdin>,
+    claim_token: TokenId,
 }
 
 /// The address by which this machine reaches a listener.

@@ -21,7 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a new one-time password for the administrator and print it; the server must not be running
     ResetAdmin,
-    /// Be simulated devices, as iot-device is
+    /// Be simulated devices until standard input ends
+    #[command(hide = true)]
     Device(Box<iot_device::Options>),
 }
 
