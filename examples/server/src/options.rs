@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a new one-time password for the administrator and print it; the server must not be running
     ResetAdmin,
-    /// Be simulated devices
+    /// Be simulated devices until standard input ends
     #[command(hide = true)]
     Device(Box<iot_device::Options>),
 }
@@ -177,7 +177,8 @@ fn read(path: &std::path::Path) -> Result<Settings, Failure> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         unusable(&format!("line {line}: {}", error.message()))
     })
 }
