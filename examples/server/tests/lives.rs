@@ -1,5 +1,7 @@
 //! A server's first and second life, through its binary.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,

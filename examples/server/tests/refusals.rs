@@ -1,5 +1,7 @@
 //! What the server refuses to start with: one line on standard error that says what to do, exit code 2, nothing half made.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::{
     net::TcpListener,
     path::Path,
