@@ -183,9 +183,9 @@ fn read(path: &std::path::Path) -> Result<Settings, Failure> {
     })
 }
 
-/// The first line, for errors that come with a picture.
+/// The first line, for errors that come with a picture or advice.
 pub(crate) fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(" ")
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 impl Options {
