@@ -204,27 +204,38 @@ fn a_lost_password_is_replaced() {
     assert_eq!(second.end().0, Some(0));
 }
 
+/// With two simulated devices, and only the listeners that they need.
+fn demo(data: &Path) -> Server {
+    let mut command = command(data);
+    command.args(["--demo", "2", "--mqtt", "off", "--ws", "off", "--wss", "off"]);
+    command.args(["--mqtts", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    Server::of(command)
+}
+
 #[test]
 fn the_demo_brings_the_same_devices_back() {
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let mut command = command(folder.path());
-        for listener in ["--mqtts", "--http"] {
-            command.args([listener, "127.0.0.1:0"]);
-        }
-        for listener in ["--mqtt", "--ws", "--wss"] {
-            command.args([listener, "off"]);
-        }
-        command.args(["--demo", "2"]);
-        Server::of(command)
-    };
-    let mut first = start();
+    let mut first = demo(folder.path());
     let token = text(first.sign_in(first.password().unwrap()));
     let devices = first.devices_obey(&token);
     assert_eq!(devices.matches("\"activated\"").count(), 2, "{devices}");
+    assert_eq!(text(first.get("/v1/claim-tokens", &token)).matches("\"id\"").count(), 1);
     assert_eq!(first.end().0, Some(0));
-    let mut second = start();
+    let mut second = demo(folder.path());
     let again = second.devices_obey(&token);
     assert_eq!(again.matches("\"activated\"").count(), 2, "{again}");
+    assert_eq!(text(second.get("/v1/claim-tokens", &token)).matches("\"id\"").count(), 1, "the first one is revoked");
     assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn the_devices_of_the_demo_end_with_a_server_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = demo(folder.path());
+    server.wait_for("demo-1 connected");
+    server.child.kill().unwrap();
+    // They write to the same pipe: it ends when the last of them does.
+    let deadline = Instant::now() + PATIENCE;
+    while server.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+    assert!(Instant::now() < deadline, "the devices live on");
 }
