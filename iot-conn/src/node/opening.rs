@@ -258,6 +258,9 @@ async fn take(
         })
         .await?;
     endpoint.set_stored(persistent);
+    if let Some(will) = opened.will {
+        node.publish_will(will).await?;
+    }
     Ok((opened.epoch, opened.resumed))
 }
 

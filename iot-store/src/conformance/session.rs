@@ -99,6 +99,24 @@ pub async fn a_clean_opening_drops_everything(store: &Store) {
     assert_eq!(open(store, "s").await.resumed, Some(Resumed::default()));
 }
 
+/// It is told once, by the opening that ends the session; one without delay is its connection's own.
+pub async fn an_opening_that_ends_a_session_tells_its_waiting_will(store: &Store) {
+    let with_will = |delay| Opening { will: Some((message("w", "bye"), delay)), ..opening("s", at(0)) };
+    let clean = || Opening { clean: true, ..opening("s", at(1)) };
+    store.open(with_will(Duration::ZERO)).await.unwrap();
+    assert_eq!(store.open(clean()).await.unwrap().will, None);
+    store.open(with_will(Duration::from_secs(5))).await.unwrap();
+    assert_eq!(store.open(clean()).await.unwrap().will, Some(message("w", "bye")));
+    assert_eq!(store.open(clean()).await.unwrap().will, None);
+    let epoch = store.open(with_will(Duration::from_secs(5))).await.unwrap().epoch;
+    assert_eq!(store.close(closing("s", epoch, at(1), HOUR)).await.unwrap(), Fenced::Done);
+    assert_eq!(store.open(opening("s", at(2))).await.unwrap().will, None, "resumed: it comes to nothing");
+    let epoch = store.open(with_will(Duration::from_secs(5))).await.unwrap().epoch;
+    assert_eq!(store.close(closing("s", epoch, at(1), HOUR)).await.unwrap(), Fenced::Done);
+    let late = opening("s", at(1).plus(HOUR));
+    assert_eq!(store.open(late).await.unwrap().will, Some(message("w", "bye")), "expired");
+}
+
 /// Nothing is resumed, and nothing is left.
 pub async fn a_passing_opening_takes_the_session_away(store: &Store) {
     let epoch = open(store, "s").await.epoch;
