@@ -108,6 +108,11 @@ async fn set_alarm(
     text: &str,
 ) -> Result<(), StoreError> {
     let key = Alarm::key_of(tenant, device, name);
+    // Nearly every effect says what is so already: that costs no look at the store.
+    let known = node.directory.alarm(&*node.stores.meta, key.clone()).await?;
+    if known.map_or(!active, |alarm| alarm.active == active) {
+        return Ok(());
+    }
     loop {
         let present: Option<Stored<Alarm>> = node.stores.meta.find(&key).await?;
         if present.as_ref().map_or(!active, |stored| stored.document.active == active) {
@@ -126,7 +131,9 @@ async fn set_alarm(
             Some(stored) => Batch::default().replace(stored, &alarm),
             None => Batch::default().create(&alarm),
         };
-        if let Committed::Done(_) = node.stores.meta.commit(batch).await? {
+        let committed = node.stores.meta.commit(batch).await?;
+        node.directory.invalidate(&key);
+        if let Committed::Done(_) = committed {
             metrics::counter!("iot_alarms_total", "active" => if active { "true" } else { "false" }).increment(1);
             let payload = serde_json::to_vec(&alarm).unwrap_or_default();
             node.announce(tenant, &format!("alarm/{device}"), payload.into(), true);
