@@ -177,7 +177,7 @@ fn read(path: &std::path::Path) -> Result<Settings, Failure> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         unusable(&format!("line {line}: {}", error.message()))
     })
 }
