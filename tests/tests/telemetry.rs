@@ -3,11 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use iot_conn::mqtt::{QoS, ReasonCode, client::Publication};
+use iot_conn::mqtt::{
+    QoS, ReasonCode,
+    client::{Event, Publication},
+};
 use iot_tests::{
     cloud::Cloud,
     http::Api,
-    mqtt::Mqtt,
+    mqtt::{Mqtt, Way, with_token},
     tools::{mosquitto_sub, shown},
     unit::{Unit, claim_token, import, simulate},
     wait::{SOON, until},
@@ -70,10 +73,7 @@ fn a_device_claims_and_reports_and_is_seen_live_and_by_query() {
 fn a_sample_is_everywhere_within_two_seconds() {
     let cloud = Cloud::start(&[]);
     let unit = &Unit::several(&cloud, "lamp", &["a"])[0];
-    let mut app = Mqtt::online(
-        iot_tests::mqtt::Way::Plain(cloud.address("mqtt")),
-        iot_tests::mqtt::with_token("app", cloud.token()),
-    );
+    let mut app = application(&cloud);
     app.subscribe("d/a/up/#", QoS::AtLeastOnce);
     let mut device = unit.online(&cloud);
     let admin = cloud.admin();
@@ -196,19 +196,35 @@ fn what_is_not_telemetry_is_refused_told_and_not_stored() {
 }
 
 #[test]
-fn a_device_publishes_inside_its_tree_and_nowhere_else() {
+fn a_device_publishes_and_receives_inside_its_tree_and_nowhere_else() {
     let cloud = Cloud::start(&[]);
-    let mut device = Unit::several(&cloud, "lamp", &["a", "b"])[0].online(&cloud);
+    let units = Unit::several(&cloud, "lamp", &["a", "b"]);
+    let mut device = units[0].online(&cloud);
     let to = |topic: &str| Publication::new(topic, "{}", QoS::AtLeastOnce);
     for topic in
         ["d/b/up/telemetry", "d/a/up/telemetry", "elsewhere", "up/nonsense", "down/command", "status", "alarm/a"]
     {
         assert_eq!(device.publish(to(topic)), ReasonCode::NotAuthorized, "{topic}");
     }
-    for filter in ["d/#", "#", "d/b/down/#", "up/telemetry"] {
-        assert_eq!(device.subscribe(filter, QoS::AtLeastOnce), ReasonCode::NotAuthorized, "{filter}");
+    // Filters count from the device's place, so none of them names anything outside.
+    for filter in ["#", "+/#", "d/#", "d/b/#", "../b/#", "alarm/#", "$share/g/#"] {
+        let _either = device.subscribe(filter, QoS::AtLeastOnce);
     }
-    assert_eq!(device.subscribe("down/custom/#", QoS::AtLeastOnce), ReasonCode::GrantedQoS1);
+    let mut app = application(&cloud);
+    let mut other = units[1].online(&cloud);
+    assert_eq!(other.publish(to("up/custom/x")), ReasonCode::Success);
+    for topic in ["news", "d/b/down/custom/x", "alarm/b", "d/a/down/custom/x"] {
+        let _either = app.publish(to(topic));
+    }
+    let first = device.wait("a message", SOON, |event| match event {
+        Event::Message(received) => Some(received.topic.to_string()),
+        _ => None,
+    });
+    assert_eq!(first, "down/custom/x");
+}
+
+fn application(cloud: &Cloud) -> Mqtt {
+    Mqtt::online(Way::Plain(cloud.address("mqtt")), with_token("app", cloud.token()))
 }
 
 #[test]
