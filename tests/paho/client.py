@@ -69,7 +69,11 @@ def connect(order):
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = order.get("expiry_s", 0)
         extra = {"clean_start": order.get("clean", True), "properties": properties}
-    client.connect(order["host"], order["port"], keepalive=order.get("keep_alive_s", 60), **extra)
+    try:
+        client.connect(order["host"], order["port"], keepalive=order.get("keep_alive_s", 60), **extra)
+    except OSError as error:
+        tell("failure", text=str(error))
+        return
     client.loop_start()
 
 

@@ -6,9 +6,13 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{process::Process, wait::SOON};
+use crate::{
+    process::Process,
+    wait::{SOON, until},
+};
 
 const MOSQUITTO: &str = "install it: apt-get install mosquitto-clients";
 const PAHO: &str = "install it: python3 -m venv target/venv && target/venv/bin/pip install 'paho-mqtt>=2,<3'";
@@ -62,7 +66,9 @@ fn python() -> PathBuf {
 #[derive(Debug)]
 pub struct Paho {
     process: Process,
+    /// How many lines were read.
     seen: usize,
+    events: Vec<Value>,
 }
 
 impl Paho {
@@ -70,7 +76,7 @@ impl Paho {
     pub fn start() -> Self {
         let mut command = Command::new(python());
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("paho/client.py"));
-        Self { process: Process::start("paho", command, PAHO), seen: 0 }
+        Self { process: Process::start("paho", command, PAHO), seen: 0, events: Vec::new() }
     }
 
     /// Connects with these members, and answers what was told: `reason`, `session_present`.
@@ -94,6 +100,20 @@ impl Paho {
     pub fn subscribe(&mut self, filter: &str, qos: u8) -> u64 {
         self.tell("subscribe", &json!({"filter": filter, "qos": qos}));
         self.event("subscribe", |_| true)["reasons"][0].as_u64().expect("it is a number")
+    }
+
+    /// Subscribes with an identifier.
+    #[track_caller]
+    pub fn subscribe_as(&mut self, filter: &str, qos: u8, identifier: u32) {
+        self.tell("subscribe", &json!({"filter": filter, "qos": qos, "identifier": identifier}));
+        self.event("subscribe", |_| true);
+    }
+
+    /// Tries to connect, and answers why there was no connection to speak MQTT over.
+    #[track_caller]
+    pub fn fail_to_connect(&mut self, options: &Value) -> String {
+        self.tell("connect", options);
+        self.event("failure", |_| true)["text"].as_str().expect("it is a text").to_owned()
     }
 
     /// Publishes with these members, and answers the reason when it is complete.
@@ -121,17 +141,21 @@ impl Paho {
         self.process.kill();
     }
 
-    /// Waits for the next event of a kind that `is_it`; those before it are passed.
+    /// Stops the process: it keeps its sockets and says nothing more.
+    pub fn stop(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Waits for the oldest event of a kind that `is_it` and was not answered before; others stay for later.
     #[track_caller]
     pub fn event(&mut self, kind: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
-        let (mut at, seen) = (0, self.seen);
-        let (event, count) = self.process.line(&format!("{kind} after line {seen}"), SOON, |line| {
-            at += 1;
-            let event: Value = serde_json::from_str(line).unwrap_or_default();
-            (at > seen && event["on"] == kind && is_it(&event)).then_some((event, at))
-        });
-        self.seen = count;
-        event
+        until(&format!("paho to tell of: {kind}"), SOON, || {
+            let lines = self.process.out();
+            self.events.extend(lines[self.seen..].iter().filter_map(|line| serde_json::from_str(line).ok()));
+            self.seen = lines.len();
+            let at = self.events.iter().position(|event| event["on"] == kind && is_it(event))?;
+            Some(self.events.remove(at))
+        })
     }
 
     fn tell(&mut self, what: &str, members: &Value) {

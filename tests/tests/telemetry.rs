@@ -248,3 +248,22 @@ fn cbor_is_stored_as_json_is() {
     });
     assert_eq!((&a, &a[0]["values"]), (&b, &sample["values"]));
 }
+
+#[test]
+fn numbers_come_back_to_the_last_bit() {
+    let cloud = Cloud::start(&[]);
+    let mut device = Unit::several(&cloud, "lamp", &["a"])[0].online(&cloud);
+    let numbers =
+        ["0.1", "15.469999999999999", "1.7976931348623157e308", "5e-324", "-0.30000000000000004", "9007199254740993"];
+    for (seq, number) in numbers.iter().enumerate() {
+        let body = format!(r#"{{"values":{{"x":{number}}},"seq":{seq}}}"#);
+        assert_eq!(device.publish(report(body)), ReasonCode::Success);
+    }
+    let text = cloud.admin().get("/v1/devices/a/telemetry").text;
+    for number in numbers {
+        // The text is looked at: a parser here could round as well.
+        let shown = number.replace("e308", "e+308");
+        let is_there = [number, &shown].iter().any(|number| text.contains(&format!(r#"{{"x":{number}}}"#)));
+        assert!(is_there, "{number} is not in {text}");
+    }
+}
