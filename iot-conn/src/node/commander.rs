@@ -38,6 +38,9 @@ use crate::{
     router::Identifiers,
 };
 
+/// How long the store may take to keep the end of a command before the caller is told that it could not.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// What became of a command that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
@@ -146,7 +149,7 @@ impl Commander {
         metrics::counter!("iot_commands_total").increment(1);
         for command in stored {
             if let Err(error) = self.store_new(&command).await {
-                let _gone = self.cancel(&tenant, &id);
+                let _gone = self.drive_and_store(|correlator, now| correlator.cancel(now, &tenant, &id));
                 return Err(error);
             }
             self.settled(command.receipt);
@@ -200,9 +203,17 @@ impl Commander {
         }
     }
 
-    /// Takes a command back, if it has not been sent.
-    pub fn cancel(&self, tenant: &TenantId, id: &CommandId) -> Cancelled {
-        self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id))
+    /// Takes a command back, if it has not been sent; where the command was durable, so is its end when this returns.
+    pub async fn cancel(&self, tenant: &TenantId, id: &CommandId) -> Result<Cancelled, StoreError> {
+        let cancelled = self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id));
+        if let Cancelled::Done(_) = cancelled {
+            let settled = self.wait(tenant, id, SETTLED_WITHIN).await?;
+            if settled.is_none_or(|receipt| !receipt.state.is_final()) {
+                let source = "the end of the command is not durable yet".into();
+                return Err(StoreError::Unavailable { backend: "commands", source });
+            }
+        }
+        Ok(cancelled)
     }
 
     /// How many commands are under way.
