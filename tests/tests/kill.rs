@@ -32,6 +32,10 @@ const RETAINED: u64 = 20;
 const RETAINED_EVERY: u64 = 5;
 /// So many samples over the limit follow so many under it.
 const RUN: u64 = 10;
+/// How many publishers there are besides devices.
+const PUBLISHERS: usize = 3;
+/// The one that publishes with QoS 2.
+const EXACT: usize = 2;
 const WITHIN: Duration = Duration::from_secs(60);
 
 type Make = Box<dyn Fn(u64) -> Publication + Send>;
@@ -105,7 +109,7 @@ struct Subscriber {
 impl Subscriber {
     fn new(way: &Way, name: &str, token: &str) -> Self {
         let mut mqtt = Mqtt::online(way.clone(), with_token(name, token));
-        assert!(!mqtt.subscribe("load/#", QoS::AtLeastOnce).is_error());
+        assert!(!mqtt.subscribe("load/#", QoS::ExactlyOnce).is_error());
         Self { mqtt, seen: BTreeMap::new() }
     }
 
@@ -167,7 +171,8 @@ fn retained_topic(publisher: usize, number: u64) -> String {
 
 fn publication(publisher: usize, number: u64) -> Publication {
     let topic = if is_retained(number) { retained_topic(publisher, number) } else { format!("load/{publisher}") };
-    let publication = Publication::new(topic, number.to_string(), QoS::AtLeastOnce);
+    let qos = if publisher == EXACT { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    let publication = Publication::new(topic, number.to_string(), qos);
     Publication { retain: is_retained(number), ..publication }
 }
 
@@ -258,7 +263,7 @@ impl Scene {
         let way = Way::Plain(cloud.address("mqtt"));
         let token = cloud.token().to_owned();
         let base_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        let publishers = (0..2).map(|at| {
+        let publishers = (0..PUBLISHERS).map(|at| {
             let mqtt = Mqtt::online(way.clone(), with_token(&format!("publisher-{at}"), &token));
             Publisher::new(mqtt, move |number| publication(at, number))
         });
@@ -321,6 +326,8 @@ impl Scene {
                 subscriber.has(&topic, &live(0..publisher.next));
                 subscriber.is_in_order(&topic);
             }
+            let exact = &subscriber.seen[&format!("load/{EXACT}")];
+            assert_eq!(exact.len(), live(exact.iter().copied()).len(), "QoS 2 came twice");
         }
         retained_is_there(&self.way, self.cloud.token(), &self.publishers);
         for (device, publisher) in &self.devices {
