@@ -224,6 +224,14 @@ fn alarm_follows(admin: &Api, device: &str, newest: u64) {
     });
 }
 
+/// Somebody without a session.
+#[track_caller]
+fn stranger(way: &Way, token: &str) -> Mqtt {
+    let mut options = with_token("stranger", token);
+    (options.clean_start, options.session_expiry_s) = (true, 0);
+    Mqtt::online(way.clone(), options)
+}
+
 /// A stranger who subscribes now sees of each topic what was acknowledged last, or something newer.
 #[track_caller]
 fn retained_is_there(way: &Way, token: &str, publishers: &[Publisher]) {
@@ -232,9 +240,7 @@ fn retained_is_there(way: &Way, token: &str, publishers: &[Publisher]) {
         let retained = publisher.acknowledged.iter().filter(|number| is_retained(**number));
         wanted.extend(retained.map(|number| (retained_topic(at, *number), *number)));
     }
-    let mut options = with_token("stranger", token);
-    (options.clean_start, options.session_expiry_s) = (true, 0);
-    let mut stranger = Mqtt::online(way.clone(), options);
+    let mut stranger = stranger(way, token);
     stranger.subscribe("state/#", QoS::AtLeastOnce);
     while let Some((topic, least)) = wanted.pop_first() {
         let message = stranger.message(&topic, WITHIN);
@@ -350,4 +356,31 @@ fn what_was_acknowledged_survives_kill_9() {
             scene.publishers.iter().chain(scene.devices.iter().map(|(_, device)| device)).map(|p| p.next).sum();
         println!("round {}: {sent} messages so far, all there", round + 1);
     }
+}
+
+/// The state in which a crash between the record of an alarm and its announcement leaves the folder.
+#[test]
+fn an_alarm_that_was_recorded_and_not_announced_is_announced_after_the_crash() {
+    let mut cloud = Cloud::start(&[]);
+    let mut device = Unit::several(&cloud, "lamp", &["a"])[0].online(&cloud);
+    let way = Way::Plain(cloud.address("mqtt"));
+    let announced = |cloud: &Cloud| {
+        let mut app = stranger(&way, cloud.token());
+        app.subscribe("alarm/a", QoS::AtLeastOnce);
+        serde_json::from_slice::<Value>(&app.message("alarm/a", WITHIN).payload).unwrap()
+    };
+    assert!(!device.publish(sample(1_763_856_000_000, 0)).is_error());
+    let first = announced(&cloud);
+    assert_eq!(first["text"], "31 is above 30");
+    cloud.kill();
+
+    let store = cloud.folder().join("iot-data/store");
+    let change = |file: &str, sql: &str| {
+        let database = rusqlite::Connection::open(store.join(file)).unwrap();
+        database.execute(sql, []).unwrap()
+    };
+    assert_eq!(change("control.db", "DELETE FROM retained WHERE topic = 'alarm/a'"), 1);
+    change("data.db", "DELETE FROM checkpoint");
+    cloud.start_again();
+    assert_eq!(announced(&cloud), first);
 }
