@@ -36,7 +36,7 @@ fn refused(outcome: Result<iot_conn::mqtt::client::Connected, NotConnected>, rea
 
 /// No MQTT: TLS was not completed. In TLS 1.3 the client learns of it after its own last message.
 #[track_caller]
-fn no_transport(outcome: Result<iot_conn::mqtt::client::Connected, NotConnected>) {
+fn no_transport(outcome: &Result<iot_conn::mqtt::client::Connected, NotConnected>) {
     assert!(matches!(outcome, Err(NotConnected::Transport(_) | NotConnected::Ended(Cause::Transport))), "{outcome:?}");
 }
 
@@ -175,7 +175,7 @@ fn certificates_of_others_end_in_tls() {
     for stranger in [forged(unit), elsewhere] {
         for version in [&TLS12, &TLS13] {
             let way = Way::Tls(cloud.address("mqtts"), stranger.tls(&[version]));
-            no_transport(Mqtt::new(way, ClientOptions::new("a")).connect());
+            no_transport(&Mqtt::new(way, ClientOptions::new("a")).connect());
         }
     }
     // A device does not talk to a cloud that it does not know.

@@ -32,6 +32,10 @@ const RETAINED: u64 = 20;
 const RETAINED_EVERY: u64 = 5;
 /// So many samples over the limit follow so many under it.
 const RUN: u64 = 10;
+/// How many publishers there are besides devices.
+const PUBLISHERS: usize = 3;
+/// The one that publishes with QoS 2.
+const EXACT: usize = 2;
 const WITHIN: Duration = Duration::from_secs(60);
 
 type Make = Box<dyn Fn(u64) -> Publication + Send>;
@@ -105,7 +109,7 @@ struct Subscriber {
 impl Subscriber {
     fn new(way: &Way, name: &str, token: &str) -> Self {
         let mut mqtt = Mqtt::online(way.clone(), with_token(name, token));
-        assert!(!mqtt.subscribe("load/#", QoS::AtLeastOnce).is_error());
+        assert!(!mqtt.subscribe("load/#", QoS::ExactlyOnce).is_error());
         Self { mqtt, seen: BTreeMap::new() }
     }
 
@@ -167,7 +171,8 @@ fn retained_topic(publisher: usize, number: u64) -> String {
 
 fn publication(publisher: usize, number: u64) -> Publication {
     let topic = if is_retained(number) { retained_topic(publisher, number) } else { format!("load/{publisher}") };
-    let publication = Publication::new(topic, number.to_string(), QoS::AtLeastOnce);
+    let qos = if publisher == EXACT { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    let publication = Publication::new(topic, number.to_string(), qos);
     Publication { retain: is_retained(number), ..publication }
 }
 
@@ -219,6 +224,14 @@ fn alarm_follows(admin: &Api, device: &str, newest: u64) {
     });
 }
 
+/// Somebody without a session.
+#[track_caller]
+fn stranger(way: &Way, token: &str) -> Mqtt {
+    let mut options = with_token("stranger", token);
+    (options.clean_start, options.session_expiry_s) = (true, 0);
+    Mqtt::online(way.clone(), options)
+}
+
 /// A stranger who subscribes now sees of each topic what was acknowledged last, or something newer.
 #[track_caller]
 fn retained_is_there(way: &Way, token: &str, publishers: &[Publisher]) {
@@ -227,9 +240,7 @@ fn retained_is_there(way: &Way, token: &str, publishers: &[Publisher]) {
         let retained = publisher.acknowledged.iter().filter(|number| is_retained(**number));
         wanted.extend(retained.map(|number| (retained_topic(at, *number), *number)));
     }
-    let mut options = with_token("stranger", token);
-    (options.clean_start, options.session_expiry_s) = (true, 0);
-    let mut stranger = Mqtt::online(way.clone(), options);
+    let mut stranger = stranger(way, token);
     stranger.subscribe("state/#", QoS::AtLeastOnce);
     while let Some((topic, least)) = wanted.pop_first() {
         let message = stranger.message(&topic, WITHIN);
@@ -258,7 +269,7 @@ impl Scene {
         let way = Way::Plain(cloud.address("mqtt"));
         let token = cloud.token().to_owned();
         let base_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        let publishers = (0..2).map(|at| {
+        let publishers = (0..PUBLISHERS).map(|at| {
             let mqtt = Mqtt::online(way.clone(), with_token(&format!("publisher-{at}"), &token));
             Publisher::new(mqtt, move |number| publication(at, number))
         });
@@ -321,6 +332,8 @@ impl Scene {
                 subscriber.has(&topic, &live(0..publisher.next));
                 subscriber.is_in_order(&topic);
             }
+            let exact = &subscriber.seen[&format!("load/{EXACT}")];
+            assert_eq!(exact.len(), live(exact.iter().copied()).len(), "QoS 2 came twice");
         }
         retained_is_there(&self.way, self.cloud.token(), &self.publishers);
         for (device, publisher) in &self.devices {
@@ -343,4 +356,31 @@ fn what_was_acknowledged_survives_kill_9() {
             scene.publishers.iter().chain(scene.devices.iter().map(|(_, device)| device)).map(|p| p.next).sum();
         println!("round {}: {sent} messages so far, all there", round + 1);
     }
+}
+
+/// The state in which a crash between the record of an alarm and its announcement leaves the folder.
+#[test]
+fn an_alarm_that_was_recorded_and_not_announced_is_announced_after_the_crash() {
+    let mut cloud = Cloud::start(&[]);
+    let mut device = Unit::several(&cloud, "lamp", &["a"])[0].online(&cloud);
+    let way = Way::Plain(cloud.address("mqtt"));
+    let announced = |cloud: &Cloud| {
+        let mut app = stranger(&way, cloud.token());
+        app.subscribe("alarm/a", QoS::AtLeastOnce);
+        serde_json::from_slice::<Value>(&app.message("alarm/a", WITHIN).payload).unwrap()
+    };
+    assert!(!device.publish(sample(1_763_856_000_000, 0)).is_error());
+    let first = announced(&cloud);
+    assert_eq!(first["text"], "31 is above 30");
+    cloud.kill();
+
+    let store = cloud.folder().join("iot-data/store");
+    let change = |file: &str, sql: &str| {
+        let database = rusqlite::Connection::open(store.join(file)).unwrap();
+        database.execute(sql, []).unwrap()
+    };
+    assert_eq!(change("control.db", "DELETE FROM retained WHERE topic = 'alarm/a'"), 1);
+    change("data.db", "DELETE FROM checkpoint");
+    cloud.start_again();
+    assert_eq!(announced(&cloud), first);
 }

@@ -96,7 +96,7 @@ fn spans_pages_and_buckets_are_what_was_reported() {
     let cloud = Cloud::start(&[]);
     let mut device = Unit::several(&cloud, "lamp", &["a"])[0].online(&cloud);
     let samples: Vec<_> = (0..60)
-        .map(|n: u64| json!({"values": {"t": n, "even": n % 2 == 0}, "ts": HOUR_MS + n * 1_000, "seq": n}))
+        .map(|n: u64| json!({"values": {"t": n, "even": n.is_multiple_of(2)}, "ts": HOUR_MS + n * 1_000, "seq": n}))
         .collect();
     assert_eq!(device.publish(report(Value::from(samples).to_string())), ReasonCode::Success);
     let event = Publication::new("up/event", r#"{"name":"button","data":{"times":2},"seq":60}"#, QoS::ExactlyOnce);
