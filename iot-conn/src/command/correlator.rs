@@ -78,7 +78,7 @@ pub enum Effect {
     },
     /// A receipt has changed: tell those who wait.
     Changed(Receipt),
-    /// Make this durable before anybody is told of it.
+    /// A receipt has changed: make it durable, and then tell those who wait.
     Store(Box<DurableCommand>),
 }
 
@@ -327,15 +327,17 @@ impl Correlator {
         let Some(entry) = self.open.get_mut(name) else { return };
         entry.receipt.state = state;
         entry.receipt.history.push((state, now.timestamp));
-        self.effects.push_back(Effect::Changed(entry.receipt.clone()));
         // Sent and acknowledged are not worth a write: after a crash the command is sent again, and the device knows it.
-        if entry.durable && (state == CommandState::Queued || state.is_final()) {
-            self.effects.push_back(Effect::Store(Box::new(DurableCommand {
+        let is_stored = entry.durable && (state == CommandState::Queued || state.is_final());
+        self.effects.push_back(if is_stored {
+            Effect::Store(Box::new(DurableCommand {
                 epoch: entry.epoch,
                 args: entry.args.clone(),
                 receipt: entry.receipt.clone(),
-            })));
-        }
+            }))
+        } else {
+            Effect::Changed(entry.receipt.clone())
+        });
     }
 
     fn finish(&mut self, now: Now, name: &Name, state: CommandState) {

@@ -155,7 +155,7 @@ pub(super) async fn cancel(
     if known.is_none_or(|receipt| receipt.device != device.document.id) {
         return Err(Problem::not_found("command").into());
     }
-    match node.commander().cancel(tenant, &command) {
+    match node.commander().cancel(tenant, &command).await? {
         Cancelled::Done(receipt) => Ok(view(receipt)),
         Cancelled::TooLate(receipt) => {
             let detail = format!("the command is {} already", receipt.state);

@@ -116,6 +116,10 @@ async fn set_alarm(
     loop {
         let present: Option<Stored<Alarm>> = node.stores.meta.find(&key).await?;
         if present.as_ref().map_or(!active, |stored| stored.document.active == active) {
+            // A crash may have come between the record and its announcement.
+            if let Some(stored) = present.filter(|stored| stored.document.cause == effect.cause.to_string()) {
+                announce_alarm(node, &stored.document);
+            }
             return Ok(());
         }
         let alarm = Alarm {
@@ -135,9 +139,13 @@ async fn set_alarm(
         node.directory.invalidate(&key);
         if let Committed::Done(_) = committed {
             metrics::counter!("iot_alarms_total", "active" => if active { "true" } else { "false" }).increment(1);
-            let payload = serde_json::to_vec(&alarm).unwrap_or_default();
-            node.announce(tenant, &format!("alarm/{device}"), payload.into(), true);
+            announce_alarm(node, &alarm);
             return Ok(());
         }
     }
+}
+
+fn announce_alarm(node: &Inner, alarm: &Alarm) {
+    let payload = serde_json::to_vec(alarm).unwrap_or_default();
+    node.announce(&alarm.tenant, &format!("alarm/{}", alarm.device), payload.into(), true);
 }
