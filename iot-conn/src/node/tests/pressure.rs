@@ -3,8 +3,11 @@ use std::{
     time::Duration,
 };
 
-use iot_core::message::QoS;
+use bytes::BytesMut;
+use futures_util::{SinkExt, StreamExt};
+use iot_core::{message::QoS, time::Monotonic};
 use iot_store::{StoreLimits, memory::Memory};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use super::cloud::{Cloud, lasting, options, soon, until};
 use crate::mqtt::{
@@ -95,6 +98,8 @@ async fn a_slow_subscriber_holds_up_its_publishers_and_gets_everything() {
     let cloud = Cloud::start().await;
     let mut subscriber = cloud.client("app-b", "sub").await;
     subscriber.subscribe("x", QoS::AtLeastOnce).await;
+    // That it had nothing to take for a while says nothing about it.
+    cloud.clock.advance(Duration::from_secs(20));
     let mut publisher = flood(&cloud, QoS::AtLeastOnce, 150).await;
     publisher.write().await;
     let mailbox = cloud.node.inner.registry.connected();
@@ -187,4 +192,47 @@ async fn a_node_ends_although_its_stores_take_nothing() {
     publisher.write().await;
     until("an attempt", || cloud.sessions.offers.load(Ordering::SeqCst) >= 1).await;
     cloud.stop().await;
+}
+
+/// What the WebSocket layer has taken and the socket has not goes out as the client reads, without anything else to wake it.
+#[tokio::test]
+async fn a_slow_websocket_gets_its_last_bytes() {
+    let cloud = Cloud::start().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let tcp = soon("a connection", socket.connect(cloud.websocket)).await.unwrap();
+    let mut request = "ws://localhost/mqtt".into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "mqtt".parse().unwrap());
+    let (mut websocket, _) = soon("an upgrade", tokio_tungstenite::client_async(request, tcp)).await.unwrap();
+    let mut engine = crate::mqtt::client::Client::new(options("app-b", "sub")).unwrap();
+    engine.handle_connected(Monotonic::ZERO);
+    let mut came = 0;
+    let mut publisher = cloud.client("app-a", "pub").await;
+    publisher.subscribe("own", QoS::AtLeastOnce).await;
+    while came < 9 {
+        let output = engine.output().split().freeze();
+        if !output.is_empty() {
+            soon("the server to take bytes", websocket.send(Message::Binary(output))).await.unwrap();
+        }
+        let frame = soon("bytes of the server", websocket.next()).await.unwrap().unwrap();
+        engine.handle_input(Monotonic::ZERO, &mut BytesMut::from(&frame.into_data()[..]));
+        while let Some(event) = engine.poll_event() {
+            match event {
+                Event::Connected(_) => {
+                    let all = [crate::mqtt::packet::Subscription::new("x", QoS::AtMostOnce)];
+                    engine.subscribe(&all, None).unwrap();
+                }
+                Event::Subscribed { .. } => {
+                    for _ in 0..9 {
+                        let message = Publication::new("x", vec![b'x'; LARGE], QoS::AtMostOnce);
+                        publisher.send(message).await;
+                    }
+                    // By now the server has all of them and writes what the socket takes.
+                    assert!(publisher.texts_until_own("own").await.is_empty());
+                }
+                Event::Message(_) => came += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }
