@@ -98,8 +98,6 @@ async fn a_slow_subscriber_holds_up_its_publishers_and_gets_everything() {
     let cloud = Cloud::start().await;
     let mut subscriber = cloud.client("app-b", "sub").await;
     subscriber.subscribe("x", QoS::AtLeastOnce).await;
-    // That it had nothing to take for a while says nothing about it.
-    cloud.clock.advance(Duration::from_secs(20));
     let mut publisher = flood(&cloud, QoS::AtLeastOnce, 150).await;
     publisher.write().await;
     let mailbox = cloud.node.inner.registry.connected();
@@ -177,7 +175,6 @@ async fn a_node_that_stops_keeps_what_it_has_acknowledged() {
     let (acknowledged, ()) = tokio::join!(acknowledging, cloud.stop());
     let queued = iot_core::store::SessionStore::peek(&*memory, &session, None, 1_000).await.unwrap();
     assert!(queued.len() >= acknowledged, "{} of {acknowledged}", queued.len());
-    assert!(acknowledged > 0 || queued.is_empty() || queued.len() <= 500);
 }
 
 #[tokio::test]
@@ -194,9 +191,26 @@ async fn a_node_ends_although_its_stores_take_nothing() {
     cloud.stop().await;
 }
 
+fn announce(cloud: &Cloud, bytes: usize) {
+    cloud.node.inner.announce(&super::cloud::tenant(), "alarm/x", vec![b'x'; bytes].into(), false);
+}
+
+/// A burst that comes before the connection's task has run does not find it stalled.
+#[tokio::test]
+async fn a_burst_after_silence_does_not_end_a_connection() {
+    const BURST: usize = 5_000;
+    let cloud = Cloud::start().await;
+    let mut subscriber = cloud.client("app-b", "sub").await;
+    subscriber.subscribe("alarm/x", QoS::AtLeastOnce).await;
+    cloud.clock.advance(Duration::from_secs(20));
+    (0..BURST).for_each(|_| announce(&cloud, 1));
+    assert_eq!(subscriber.texts(BURST).await.len(), BURST);
+}
+
 /// What the WebSocket layer has taken and the socket has not goes out as the client reads, without anything else to wake it.
 #[tokio::test]
 async fn a_slow_websocket_gets_its_last_bytes() {
+    const LAST: usize = 60;
     let cloud = Cloud::start().await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -207,9 +221,7 @@ async fn a_slow_websocket_gets_its_last_bytes() {
     let mut engine = crate::mqtt::client::Client::new(options("app-b", "sub")).unwrap();
     engine.handle_connected(Monotonic::ZERO);
     let mut came = 0;
-    let mut publisher = cloud.client("app-a", "pub").await;
-    publisher.subscribe("own", QoS::AtLeastOnce).await;
-    while came < 9 {
+    while came < LAST {
         let output = engine.output().split().freeze();
         if !output.is_empty() {
             soon("the server to take bytes", websocket.send(Message::Binary(output))).await.unwrap();
@@ -219,17 +231,11 @@ async fn a_slow_websocket_gets_its_last_bytes() {
         while let Some(event) = engine.poll_event() {
             match event {
                 Event::Connected(_) => {
-                    let all = [crate::mqtt::packet::Subscription::new("x", QoS::AtMostOnce)];
+                    let all = [crate::mqtt::packet::Subscription::new("alarm/x", QoS::AtLeastOnce)];
                     engine.subscribe(&all, None).unwrap();
                 }
-                Event::Subscribed { .. } => {
-                    for _ in 0..9 {
-                        let message = Publication::new("x", vec![b'x'; LARGE], QoS::AtMostOnce);
-                        publisher.send(message).await;
-                    }
-                    // By now the server has all of them and writes what the socket takes.
-                    assert!(publisher.texts_until_own("own").await.is_empty());
-                }
+                // More than the kernel holds for a socket.
+                Event::Subscribed { .. } => (0..LAST).for_each(|_| announce(&cloud, LARGE)),
                 Event::Message(_) => came += 1,
                 other => panic!("{other:?}"),
             }
