@@ -44,7 +44,7 @@ use crate::{
         packet::Subscription,
     },
     node::{Node, ServeError},
-    transport::{Bound, Listener},
+    transport::{Bound, Listener, listen},
 };
 
 /// No answer takes longer.
@@ -110,7 +110,11 @@ impl Cloud {
             websocket: false,
             anonymous: true,
         };
-        let bound = Bound::bind(vec![listener.clone(), Listener { name: "ws", websocket: true, ..listener }]).unwrap();
+        let (plain, narrow) = (listen(listener.address).unwrap(), listen(listener.address).unwrap());
+        // Inherited by what it accepts: a frame of some size does not go out at once.
+        socket2::SockRef::from(&narrow).set_send_buffer_size(4_096).unwrap();
+        let websocket = Listener { name: "ws", websocket: true, ..listener.clone() };
+        let bound = Bound::adopt(vec![(listener, plain), (websocket, narrow)]).unwrap();
         let (address, websocket) = (bound.addresses()[0].1, bound.addresses()[1].1);
         let (stop, stopped) = oneshot::channel();
         let serving = node.clone();

@@ -210,7 +210,7 @@ async fn a_burst_after_silence_does_not_end_a_connection() {
 /// What the WebSocket layer has taken and the socket has not goes out as the client reads, without anything else to wake it.
 #[tokio::test]
 async fn a_slow_websocket_gets_its_last_bytes() {
-    const LAST: usize = 60;
+    const LAST: usize = 9;
     let cloud = Cloud::start().await;
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -234,7 +234,7 @@ async fn a_slow_websocket_gets_its_last_bytes() {
                     let all = [crate::mqtt::packet::Subscription::new("alarm/x", QoS::AtLeastOnce)];
                     engine.subscribe(&all, None).unwrap();
                 }
-                // More than the kernel holds for a socket.
+                // Each more than the kernel holds for this socket.
                 Event::Subscribed { .. } => (0..LAST).for_each(|_| announce(&cloud, LARGE)),
                 Event::Message(_) => came += 1,
                 other => panic!("{other:?}"),
