@@ -1,7 +1,7 @@
 //! Connections: transports, MQTT, sessions, routing, ingest and commands.
 //!
-//! The crate has both ends. With feature `server` a [`node::Node`] serves devices and applications; with feature `device`
-//! [`mqtt::client`] is the device's end, without a runtime. The engines between them, [`mqtt::server`], [`router`] and
+//! The crate has both ends. With feature `server` a `node::Node` serves devices and applications; with feature `device`
+//! `mqtt::client` is the device's end, without a runtime. The engines between them, [`mqtt::server`], [`router`] and
 //! [`command`], are pure and always there.
 //!
 //! Do not use it as a general MQTT broker: topics belong to tenants and devices, and a client without a credential gets

@@ -215,7 +215,7 @@ fn ticket(connection: &mut crate::mqtt::server::Connection) -> crate::mqtt::serv
 // === The queue in the store, and the part of it in memory ===
 
 /// What may happen between a worker that stores and hands out, and a connection that reads and writes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Happening {
     /// The worker stores so many messages.
     Store(u64),
