@@ -236,7 +236,7 @@ impl Registry {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "device"))]
     pub(crate) fn has_no_dependants(&self) -> bool {
         self.dependants.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
