@@ -49,8 +49,6 @@ pub struct CommandRequest {
     pub offline: Offline,
     /// Replaces commands of the same name to this device that have not been sent yet.
     pub supersede: bool,
-    /// How many causes lie behind it: 0 for a person, one more for each turn of cloud logic.
-    pub depth: u8,
 }
 
 /// How far a command has come. The words are part of the HTTP interface.
@@ -138,8 +136,6 @@ pub struct DurableCommand {
     pub epoch: OwnershipEpoch,
     /// Its arguments.
     pub args: serde_json::Value,
-    /// See [`CommandRequest::depth`].
-    pub depth: u8,
     /// How far it has come.
     pub receipt: Receipt,
 }

@@ -8,9 +8,6 @@ use crate::{
     id::{DeviceId, NodeId, TenantId},
 };
 
-/// The most turns from an effect to an event to an effect; a further effect is dropped and counted.
-pub const CAUSAL_DEPTH_MAX: u8 = 8;
-
 /// What a logic service fails with; a failed batch is given to it again, later and later.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

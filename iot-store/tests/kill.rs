@@ -186,7 +186,13 @@ fn session(task: u64) -> SessionId {
 }
 
 fn opening(task: u64) -> Opening {
-    Opening { session: session(task), clean: false, persistent: true, will: None, at: Timestamp::EPOCH }
+    Opening {
+        session: session(task),
+        clean: false,
+        keep: std::time::Duration::from_secs(3_600),
+        will: None,
+        at: Timestamp::EPOCH,
+    }
 }
 
 fn event(name: &str) -> Event {

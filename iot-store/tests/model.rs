@@ -69,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("IOT_LONG").is_some() { 20 * 48 } else { 48 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn both_backends_answer_alike(steps in prop::collection::vec(step(), 1..60)) {
@@ -112,7 +112,8 @@ impl World {
             }
             Step::Open { session: name, clean, persistent, will_s } => {
                 let will = will_s.map(|delay| (message(40, now), Duration::from_secs(delay.into())));
-                let opening = Opening { session: session(name), clean, persistent, will, at: now };
+                let keep = Duration::from_secs(if persistent { 5 } else { 0 });
+                let opening = Opening { session: session(name), clean, keep, will, at: now };
                 let opened = stores.sessions.open(opening).await.unwrap();
                 self.epochs[usize::from(name)] = opened.epoch.0;
                 format!("{opened:?}")

@@ -189,12 +189,12 @@ fn a_shared_subscription_gives_each_message_to_one_member() {
     let cloud = anonymous();
     let mut members = ["m1", "m2"].map(|id| Paho::online(&to(&cloud, "mqtt", id, V5)));
     for member in &mut members {
-        assert_eq!(member.subscribe("$share/group/work/#", 1), 1);
+        assert_eq!(member.subscribe("$share/group/jobs/#", 1), 1);
         member.subscribe("end", 1);
     }
     let mut boss = Paho::online(&to(&cloud, "mqtt", "boss", V311));
     for n in 0..20 {
-        boss.publish(&json!({"topic": format!("work/{n}"), "payload": n.to_string(), "qos": 1}));
+        boss.publish(&json!({"topic": format!("jobs/{n}"), "payload": n.to_string(), "qos": 1}));
     }
     boss.publish(&json!({"topic": "end", "qos": 1}));
     let mut came = Vec::new();

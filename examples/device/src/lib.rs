@@ -30,8 +30,9 @@ mod unit;
 
 use std::{
     error::Error as _,
-    fs,
+    fs::{self, File, TryLockError},
     future::Future,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -75,7 +76,9 @@ pub enum RunError {
 /// [`RunError::Options`] before anything is started; [`RunError::AllFailed`] when no device can go on.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
     options.check().map_err(RunError::Options)?;
+    let state = options.state.clone();
     let (shared, units) = prepare(options)?;
+    let _lock = lock(&state)?;
     let shared = Arc::new(shared);
     let (down, is_down) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -118,6 +121,26 @@ fn show(console: &Console, last: &mut String) {
     if totals != *last {
         console::say(&totals);
         *last = totals;
+    }
+}
+
+/// Keeps other processes from being the same devices, until the file is dropped: two holders of one identity would take
+/// the session from each other without end.
+///
+/// # Errors
+///
+/// [`RunError::Options`] if another process is them, or the folder cannot be used.
+pub fn lock(state: &Path) -> Result<File, RunError> {
+    let unusable = |error: io::Error| RunError::Options(format!("--state {}: {error}", state.display()));
+    IdentityFolder::open(state).map_err(|error| state_error(&error))?;
+    let file = File::options().create(true).append(true).open(state.join("lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::Options(format!(
+            "--state {}: another process runs these devices; end it, or give another folder",
+            state.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
 }
 
@@ -168,11 +191,13 @@ fn saved_identity(folder: &Path) -> Result<Option<Identity>, RunError> {
         Err(error @ IdentityError::Damaged { .. }) => {
             Err(RunError::Options(format!("{error}; restore it, or remove its folder and claim another unit")))
         }
-        Err(error) => {
-            let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            Err(RunError::Options(format!("--state: {error}{cause}")))
-        }
+        Err(error) => Err(state_error(&error)),
     }
+}
+
+fn state_error(error: &IdentityError) -> RunError {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    RunError::Options(format!("--state: {error}{cause}"))
 }
 
 fn check_device(options: &Options, identity: Option<&Identity>) -> Result<(), RunError> {

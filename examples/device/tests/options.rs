@@ -11,7 +11,7 @@ fn start(folder: &Path, args: &[&str], token: Option<&str>) -> Output {
     if let Some(token) = token {
         command.env("IOT_CLAIM_TOKEN", token);
     }
-    command.output().unwrap()
+    command.output().expect("the binary was built with this test")
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! What is printed for the person who started the server.
 
-use std::{fmt::Write as _, io::Write as _, net::SocketAddr};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use iot_core::secret::Secret;
 
@@ -17,15 +22,16 @@ pub(crate) struct Banner<'a> {
     pub(crate) demo: u32,
 }
 
+/// A device that nobody simulates yet.
+const LAMP: &str = "lamp-1";
+const JSON: &str = "-H 'Content-Type: application/json'";
+const SIGNED_IN: &str = "-H \"Authorization: Bearer $IOT_TOKEN\"";
+
 impl Banner<'_> {
     pub(crate) fn print(&self) {
         let mut out = std::io::stdout().lock();
         // Nobody may be reading.
         let _closed = out.write_all(self.text().as_bytes()).and_then(|()| out.flush());
-    }
-
-    fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address)
     }
 
     fn text(&self) -> String {
@@ -38,52 +44,111 @@ impl Banner<'_> {
             };
             line(&mut text, &format!("  {name:<6} {scheme}://{address}{path}"));
         }
-        let Some(http) = self.address("http").map(|address| format!("http://{address}")) else {
-            return text + "ready\n";
-        };
-        if let Some(password) = &self.password {
-            line(&mut text, "\nFirst start. Sign in once; this password is not shown again and is good for one use:");
-            line(
-                &mut text,
-                &format!(
-                    "  export IOT_TOKEN=$(curl -fsS -u 'admin:{}' -H 'Accept: text/plain' -X POST {http}/v1/sign-in)",
-                    password.expose()
-                ),
-            );
-        } else {
-            line(&mut text, "\nWithout a token? Stop the server and make a new password: iot-server reset-admin");
-        }
-        line(&mut text, "\nThen, in the same shell:");
-        line(&mut text, &format!("  curl -fsS -H \"Authorization: Bearer $IOT_TOKEN\" {http}/v1/devices"));
-        if let Some(mqtt) = self.address("mqtt") {
-            line(
-                &mut text,
-                &format!(
-                    "  mosquitto_sub -h {} -p {} -u token -P \"$IOT_TOKEN\" -t 'd/+/up/telemetry' -v",
-                    mqtt.ip(),
-                    mqtt.port()
-                ),
-            );
-        }
-        let device = if self.demo > 0 { "demo-1" } else { "<device>" };
-        line(
-            &mut text,
-            &format!(
-                "  curl -fsS -H \"Authorization: Bearer $IOT_TOKEN\" -H 'Content-Type: application/json' \\\n    -d '{{\"name\": \"set\", \"args\": {{\"on\": true}}}}' '{http}/v1/devices/{device}/commands?wait_ms=5000'"
-            ),
-        );
-        if let Some(mqtts) = self.address("mqtts") {
-            line(&mut text, "\nOne more simulated device (a claim token: POST /v1/claim-tokens, see the README):");
-            line(
-                &mut text,
-                &format!(
-                    "  IOT_CLAIM_TOKEN=ct_… cargo run --release -p iot-device -- --http {http} --mqtts {mqtts} --ca {}",
-                    self.folder.ca().display()
-                ),
-            );
+        match self.api() {
+            Some(api) => self.next(&mut text, &api),
+            None => {
+                if let Some(password) = &self.password {
+                    line(
+                        &mut text,
+                        "\nFirst start. The administrator signs in once with this password, where there is HTTP:",
+                    );
+                    line(&mut text, &format!("  {}", password.expose()));
+                }
+            }
         }
         text + "\nready\n"
     }
+
+    /// What to do next, in lines that can be pasted.
+    fn next(&self, text: &mut String, api: &Api) {
+        let Api { curl, url } = api;
+        match &self.password {
+            Some(password) => {
+                line(text, "\nFirst start. Sign in; this password is not shown again and is good for one use:");
+                let password = password.expose();
+                line(
+                    text,
+                    &format!(
+                        "  export IOT_TOKEN=$({curl} -u 'admin:{password}' -H 'Accept: text/plain' -X POST {url}/v1/sign-in)"
+                    ),
+                );
+            }
+            None => {
+                line(text, "\nNo token any more? Stop the server and make a new password:");
+                line(text, &format!("  {} --data {} reset-admin", program(), self.folder.path().display()));
+            }
+        }
+        line(text, "\nThen, in the same shell:");
+        line(text, &format!("  {curl} {SIGNED_IN} {url}/v1/devices"));
+        if let Some(mqtt) = self.address("mqtt") {
+            let (host, port) = (mqtt.ip(), mqtt.port());
+            line(
+                text,
+                &format!("  mosquitto_sub -h {host} -p {port} -u token -P \"$IOT_TOKEN\" -t 'd/+/up/telemetry' -v"),
+            );
+        }
+        let device = if self.demo > 0 { "demo-1" } else { LAMP };
+        let body = r#"-d '{"name": "set", "args": {"on": true}}'"#;
+        line(text, &format!("  {curl} {SIGNED_IN} {JSON} {body} '{url}/v1/devices/{device}/commands?wait_ms=5000'"));
+        if let Some(mqtts) = self.address("mqtts") {
+            self.device(text, api, mqtts);
+        }
+    }
+
+    /// How to make a unit and simulate it.
+    fn device(&self, text: &mut String, Api { curl, url }: &Api, mqtts: SocketAddr) {
+        line(text, "\nOne more simulated device, from its product to its reports:");
+        let product = r#"-X PUT -d '{"name": "Lamp"}'"#;
+        line(text, &format!("  {curl} {SIGNED_IN} {JSON} {product} {url}/v1/products/lamp"));
+        line(
+            text,
+            &format!(
+                "  printf 'device_id,p_code\\n{LAMP},LAMP-0001\\n' | {curl} {SIGNED_IN} -H 'Content-Type: text/csv' --data-binary @- {url}/v1/products/lamp/units"
+            ),
+        );
+        let asked = r#"-d '{"product": "lamp", "assign": true}'"#;
+        let token = r#"sed 's/.*"token":"\([^"]*\)".*/\1/'"#;
+        line(
+            text,
+            &format!("  export IOT_CLAIM_TOKEN=$({curl} {SIGNED_IN} {JSON} {asked} {url}/v1/claim-tokens | {token})"),
+        );
+        let ca = self.folder.ca();
+        line(
+            text,
+            &format!("  cargo run --release -p iot-device -- --http {url} --mqtts {mqtts} --ca {}", ca.display()),
+        );
+    }
+
+    fn api(&self) -> Option<Api> {
+        if let Some(http) = self.address("http") {
+            return Some(Api { curl: "curl -fsS".to_owned(), url: format!("http://{http}") });
+        }
+        let https = self.address("https")?;
+        let curl = format!("curl -fsS --cacert {}", self.folder.ca().display());
+        Some(Api { curl, url: format!("https://{https}") })
+    }
+
+    /// Where this machine reaches a listener.
+    fn address(&self, name: &str) -> Option<SocketAddr> {
+        let (_, address) = self.addresses.iter().find(|(known, _)| *known == name)?;
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        Some(SocketAddr::new(ip, address.port()))
+    }
+}
+
+/// How to ask the HTTP API.
+#[derive(Debug)]
+struct Api {
+    curl: String,
+    url: String,
+}
+
+fn program() -> String {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("iot-server")).display().to_string()
 }
 
 fn line(text: &mut String, line: &str) {

@@ -89,7 +89,7 @@ pub(crate) async fn reset_admin(options: &Options) -> Result<Secret, Failure> {
 
 /// Runs the cloud until it is told to end, or a part of it ends.
 pub(crate) async fn run(options: Options) -> Result<(), Failure> {
-    let signal = signalled()?;
+    let mut signals = signalled()?;
     let sockets = Sockets::bind(&options)?;
     let recorder = observability::metrics()?;
     let kept = Kept::open(&options).await?;
@@ -133,22 +133,31 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     });
     if let Some(socket) = http_socket {
         let (router, stopped) = (with_identity(false), stopped.clone());
-        supervisor.spawn("http", async move { Ok(http::serve(socket, None, router, stopped).await) });
+        supervisor.spawn("http", async move {
+            http::serve(socket, None, router, stopped).await;
+            Ok(())
+        });
     }
     if let Some(socket) = https_socket {
         let (router, stopped) = (with_identity(true), stopped.clone());
-        supervisor.spawn("https", async move { Ok(http::serve(socket, Some(https_tls), router, stopped).await) });
+        supervisor.spawn("https", async move {
+            http::serve(socket, Some(https_tls), router, stopped).await;
+            Ok(())
+        });
     }
     if let Some(demo) = demo {
         let (auth, stopped) = (auth.clone(), stopped.clone());
-        supervisor.spawn("demo", async move { Ok(demo.run(auth, stopped).await) });
+        supervisor.spawn("demo", async move {
+            demo.run(auth, stopped).await;
+            Ok(())
+        });
     }
     let upkeep = tokio::spawn(observability::upkeep(recorder));
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
 
-    let ended = supervisor.watch(signal).await;
+    let ended = supervisor.watch(signals.received()).await;
     ready.store(false, Ordering::Release);
     stop.send_replace(true);
     let drained = supervisor.drain().await;

@@ -2,10 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Stdio,
     time::Duration,
 };
 
-use iot_auth::{Auth, AuthError, registry::Import};
+use iot_auth::{
+    Auth, AuthError,
+    registry::{Import, IssuedClaimToken},
+};
 use iot_core::{
     access::{Principal, Subject},
     device::Encoding,
@@ -13,8 +17,9 @@ use iot_core::{
     store::Index,
 };
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::watch,
+    time::Instant,
 };
 
 use crate::{data_folder::DataFolder, failure::Failure};
@@ -43,8 +48,9 @@ fn demo_principal() -> Principal {
 }
 
 impl Demo {
-    /// Makes the product, the home and as many units as are missing; answers a claim token for them.
-    async fn prepare(&self, auth: &Auth) -> Result<iot_core::secret::Secret, Failure> {
+    /// Makes the product, the home and as many units as are missing; answers a claim token for them. Units that are
+    /// claimed need it too, if they were killed between their claim and its answer.
+    async fn prepare(&self, auth: &Auth) -> Result<IssuedClaimToken, Failure> {
         let failed = |error: AuthError| Failure::of("--demo: ", &error);
         let by = demo_principal();
         let product = ProductId::parse(PRODUCT).expect("it is an identifier");
@@ -63,22 +69,38 @@ impl Demo {
             }
         }
         let issued = auth.issue_claim_token(&by, &product, self.count, CLAIM_VALID, true).await.map_err(failed)?;
-        let issued = issued.ok_or_else(|| Failure::options("--demo: the product is gone"))?;
-        Ok(issued.text)
+        issued.ok_or_else(|| Failure::options("--demo: the product is gone"))
     }
 
     /// Runs the child until shutdown; starts it again when it ends.
     pub(crate) async fn run(self, auth: std::sync::Arc<Auth>, mut shutdown: watch::Receiver<bool>) {
         let mut pause = RESTART_MIN;
         loop {
+            let started = Instant::now();
             match self.start(&auth).await {
-                Ok(mut child) => {
-                    tokio::select! {
-                        ended = child.wait() => tracing::warn!(?ended, "the simulated devices ended; starting them again"),
-                        _ = shutdown.changed() => return end(child).await,
+                Ok(Running { mut child, leash, claim_token }) => {
+                    let is_over = tokio::select! {
+                        ended = child.wait() => {
+                            tracing::warn!(?ended, "the simulated devices ended; starting them again");
+                            false
+                        }
+                        _ = shutdown.changed() => {
+                            end(child).await;
+                            true
+                        }
+                    };
+                    drop(leash);
+                    if let Err(error) = auth.revoke_claim_token(&demo_principal(), &claim_token).await {
+                        tracing::warn!(%error, "the claim token of the simulated devices is good until its end");
+                    }
+                    if is_over {
+                        return;
                     }
                 }
                 Err(failure) => tracing::error!(%failure, "the simulated devices cannot be started"),
+            }
+            if started.elapsed() > RESTART_MAX {
+                pause = RESTART_MIN;
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RESTART_MAX),
@@ -87,8 +109,8 @@ impl Demo {
         }
     }
 
-    async fn start(&self, auth: &Auth) -> Result<Child, Failure> {
-        let token = self.prepare(auth).await?;
+    async fn start(&self, auth: &Auth) -> Result<Running, Failure> {
+        let issued = self.prepare(auth).await?;
         let program = std::env::current_exe().map_err(|error| Failure::of("--demo: ", &error))?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("IOT_")) {
@@ -101,10 +123,22 @@ impl Demo {
             .arg(self.folder.ca())
             .arg("--state")
             .arg(self.folder.demo_devices())
-            .env("IOT_CLAIM_TOKEN", token.expose())
+            .env("IOT_CLAIM_TOKEN", issued.text.expose())
+            .stdin(Stdio::piped())
             .kill_on_drop(true);
-        command.spawn().map_err(|error| Failure::of("--demo: ", &error))
+        let mut child = command.spawn().map_err(|error| Failure::of("--demo: ", &error))?;
+        Ok(Running { leash: child.stdin.take(), child, claim_token: issued.token.id })
     }
+}
+
+/// The child process.
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    /// Its standard input, never written to: the child ends when it closes, so that it does not outlive a server that was
+    /// killed. Apart from the child, because waiting for a child closes what it has.
+    leash: Option<ChildStdin>,
+    claim_token: TokenId,
 }
 
 /// The address by which this machine reaches a listener.

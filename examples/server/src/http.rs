@@ -14,7 +14,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::header,
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
@@ -34,7 +34,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 /// The most HTTP connections; a further one waits in the kernel.
@@ -102,11 +102,23 @@ pub(crate) fn router(
 /// What surrounds every request, outermost first: a span and a count, a panic becomes a problem, a deadline.
 pub(crate) fn surround(router: Router) -> Router {
     router
-        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, RESPONSE_WITHIN))
+        .layer(from_fn(deadline))
         .layer(CatchPanicLayer::custom(|_| {
             ProblemResponse(Problem::new(500, "internal", "the request failed; it is logged")).into_response()
         }))
         .layer(from_fn(span))
+}
+
+async fn deadline(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(RESPONSE_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ProblemResponse(Problem::new(
+            408,
+            "timeout",
+            format!("the request and its answer took longer than {} s", RESPONSE_WITHIN.as_secs()),
+        ))
+        .into_response(),
+    }
 }
 
 async fn span(request: Request, next: Next) -> Response {
@@ -153,12 +165,17 @@ pub(crate) async fn serve(
         Err(error) => return tracing::error!(%error, "the HTTP listener cannot be used"),
     };
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = Arc::new(GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let permit = permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (Ok(permit), accepted) = (tokio::select! {
+            next = next => next,
             _ = shutdown.changed() => break,
+        }) else {
+            break;
         };
         let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -184,9 +201,7 @@ pub(crate) async fn serve(
         });
     }
     drop(listener);
-    if let Some(graceful) = Arc::into_inner(graceful)
-        && tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err()
-    {
+    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
         tracing::warn!("some HTTP requests did not end in time");
     }
 }

@@ -76,9 +76,21 @@ async fn reset_admin(options: Options) -> Result<(), Failure> {
 async fn devices(options: iot_device::Options) -> Result<(), Failure> {
     observability::log(&options.log)?;
     let mut signals = supervisor::signalled()?;
-    let told = async move { signals.received().await };
+    let told = async move {
+        tokio::select! {
+            () = signals.received() => {}
+            () = parent_gone() => {}
+        }
+    };
     iot_device::run(options, told).await.map_err(|error| match error {
         iot_device::RunError::Options(_) => Failure::options(error.to_string()),
         other => Failure::part(other.to_string()),
     })
+}
+
+/// Resolves when standard input ends: the server that started these devices is no more.
+async fn parent_gone() {
+    let mut input = tokio::io::stdin();
+    let mut bytes = [0; 64];
+    while tokio::io::AsyncReadExt::read(&mut input, &mut bytes).await.is_ok_and(|count| count > 0) {}
 }

@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a new one-time password for the administrator and print it; the server must not be running
     ResetAdmin,
-    /// Be simulated devices
+    /// Be simulated devices until standard input ends
     #[command(hide = true)]
     Device(Box<iot_device::Options>),
 }
@@ -177,14 +177,15 @@ fn read(path: &std::path::Path) -> Result<Settings, Failure> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
         unusable(&format!("line {line}: {}", error.message()))
     })
 }
 
-/// The first line, for errors that come with a picture.
+/// The first line, for errors that come with a picture or advice.
 pub(crate) fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(" ")
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 impl Options {

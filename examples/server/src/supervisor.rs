@@ -1,10 +1,10 @@
 //! Watches the parts of the process: when one ends, the process does.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinSet,
+    task::{Id, JoinError, JoinSet},
 };
 
 use crate::failure::Failure;
@@ -38,7 +38,8 @@ impl Signals {
 /// The parts that must run for as long as the process.
 #[derive(Debug, Default)]
 pub(crate) struct Supervisor {
-    parts: JoinSet<(&'static str, Result<(), Failure>)>,
+    parts: JoinSet<Result<(), Failure>>,
+    names: HashMap<Id, &'static str>,
 }
 
 impl Supervisor {
@@ -47,37 +48,104 @@ impl Supervisor {
         name: &'static str,
         part: impl Future<Output = Result<(), Failure>> + Send + 'static,
     ) {
-        self.parts.spawn(async move { (name, part.await) });
+        let task = self.parts.spawn(part);
+        self.names.insert(task.id(), name);
     }
 
-    /// Returns when the process is to end: `Ok` by a signal.
-    pub(crate) async fn watch(&mut self, mut signals: Signals) -> Result<(), Failure> {
+    /// Returns when the process is to end: `Ok` if that is because of `told`.
+    pub(crate) async fn watch(&mut self, told: impl Future<Output = ()>) -> Result<(), Failure> {
         tokio::select! {
-            () = signals.received() => Ok(()),
-            ended = self.parts.join_next() => Err(match ended {
-                Some(Ok((name, Ok(())))) => Failure::part(format!("the part '{name}' has ended")),
-                Some(Ok((name, Err(failure)))) => Failure::part(format!("the part '{name}' has failed: {failure}")),
-                Some(Err(error)) => Failure::part(format!("a part has panicked: {error}")),
-                None => Failure::part("there is nothing to run"),
-            }),
+            () = told => Ok(()),
+            ended = self.parts.join_next_with_id() => match ended {
+                Some(ended) => {
+                    let (name, result) = self.name(ended);
+                    result.and(Err(Failure::part(format!("the part '{name}' has ended"))))
+                }
+                None => Err(Failure::part("there is nothing to run")),
+            },
         }
     }
 
-    /// Waits until every part has ended, for a while.
+    /// Waits until every part has ended, for a while. The first failure counts.
     pub(crate) async fn drain(&mut self) -> Result<(), Failure> {
+        let mut outcome = Ok(());
         let ended = async {
-            let mut outcome = Ok(());
-            while let Some(ended) = self.parts.join_next().await {
-                outcome = match ended {
-                    Ok((_, result)) => outcome.and(result),
-                    Err(error) => outcome.and(Err(Failure::part(format!("a part has panicked: {error}")))),
-                };
+            while let Some(ended) = self.parts.join_next_with_id().await {
+                let (_, result) = self.name(ended);
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
             }
-            outcome
         };
         match tokio::time::timeout(DRAIN_MAX, ended).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::part("some parts did not end in time")),
+            Ok(()) => outcome,
+            Err(_) => {
+                let late = self.names.values().copied().collect::<Vec<_>>().join(", ");
+                outcome.and(Err(Failure::part(format!("did not end in time: {late}"))))
+            }
         }
+    }
+
+    fn name(&mut self, ended: Result<(Id, Result<(), Failure>), JoinError>) -> (&'static str, Result<(), Failure>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let name = self.names.remove(&id).unwrap_or("unknown");
+        let failed = |why: &dyn std::fmt::Display| Err(Failure::part(format!("the part '{name}' has failed: {why}")));
+        let result = match ended {
+            Ok((_, Ok(()))) => Ok(()),
+            Ok((_, Err(failure))) => failed(&failure),
+            Err(error) => failed(&error),
+        };
+        (name, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    fn with(parts: impl IntoIterator<Item = &'static str>) -> Supervisor {
+        let mut supervisor = Supervisor::default();
+        parts.into_iter().for_each(|name| supervisor.spawn(name, pending()));
+        supervisor
+    }
+
+    #[tokio::test]
+    async fn a_signal_is_no_failure() {
+        assert!(with(["node", "http"]).watch(ready(())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_part_that_ended_is_named() {
+        let mut supervisor = with(["node", "http"]);
+        supervisor.spawn("demo", ready(Ok(())));
+        let failure = supervisor.watch(pending()).await.unwrap_err();
+        assert_eq!(failure.to_string(), "the part 'demo' has ended");
+    }
+
+    #[tokio::test]
+    async fn the_part_that_panicked_is_named() {
+        let mut supervisor = with(["node"]);
+        supervisor.spawn("http", async { panic!("on purpose") });
+        let failure = supervisor.watch(pending()).await.unwrap_err().to_string();
+        assert!(failure.contains("'http'") && failure.contains("on purpose"), "{failure}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_in_time_and_names_what_did_not() {
+        let mut supervisor = with(["node"]);
+        supervisor.spawn("http", ready(Ok(())));
+        let started = tokio::time::Instant::now();
+        let failure = supervisor.drain().await.unwrap_err().to_string();
+        assert!(failure.contains("node") && !failure.contains("http"), "{failure}");
+        assert_eq!(started.elapsed(), DRAIN_MAX);
+    }
+
+    #[tokio::test]
+    async fn the_first_failure_of_a_drain_counts() {
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("http", ready(Ok(())));
+        supervisor.spawn("node", ready(Err(Failure::part("the disk is full"))));
+        let failure = supervisor.drain().await.unwrap_err().to_string();
+        assert_eq!(failure, "the part 'node' has failed: the disk is full");
     }
 }

@@ -78,7 +78,7 @@ pub enum Effect {
     },
     /// A receipt has changed: tell those who wait.
     Changed(Receipt),
-    /// Make this durable before anybody is told of it.
+    /// A receipt has changed: make it durable, and then tell those who wait.
     Store(Box<DurableCommand>),
 }
 
@@ -89,7 +89,6 @@ struct Entry {
     receipt: Receipt,
     args: serde_json::Value,
     epoch: OwnershipEpoch,
-    depth: u8,
     deadline: Monotonic,
     durable: bool,
 }
@@ -156,7 +155,6 @@ impl Correlator {
             receipt,
             args: request.args,
             epoch,
-            depth: request.depth,
             deadline: now.monotonic.plus(request.timeout),
             durable: !connected,
         };
@@ -177,7 +175,6 @@ impl Correlator {
             receipt: command.receipt,
             args: command.args,
             epoch: command.epoch,
-            depth: command.depth,
             deadline: now.monotonic.plus(left),
             durable: true,
         };
@@ -242,11 +239,6 @@ impl Correlator {
     pub fn receipt(&self, tenant: &TenantId, id: &CommandId) -> Option<&Receipt> {
         let name = (tenant.clone(), id.clone());
         self.open.get(&name).map(|entry| &entry.receipt).or_else(|| self.finals.get(&name))
-    }
-
-    /// How many causes lie behind a command; `None` if it is not under way.
-    pub fn depth(&self, tenant: &TenantId, id: &CommandId) -> Option<u8> {
-        self.open.get(&(tenant.clone(), id.clone())).map(|entry| entry.depth)
     }
 
     /// How many commands are under way.
@@ -335,16 +327,17 @@ impl Correlator {
         let Some(entry) = self.open.get_mut(name) else { return };
         entry.receipt.state = state;
         entry.receipt.history.push((state, now.timestamp));
-        self.effects.push_back(Effect::Changed(entry.receipt.clone()));
         // Sent and acknowledged are not worth a write: after a crash the command is sent again, and the device knows it.
-        if entry.durable && (state == CommandState::Queued || state.is_final()) {
-            self.effects.push_back(Effect::Store(Box::new(DurableCommand {
+        let is_stored = entry.durable && (state == CommandState::Queued || state.is_final());
+        self.effects.push_back(if is_stored {
+            Effect::Store(Box::new(DurableCommand {
                 epoch: entry.epoch,
                 args: entry.args.clone(),
-                depth: entry.depth,
                 receipt: entry.receipt.clone(),
-            })));
-        }
+            }))
+        } else {
+            Effect::Changed(entry.receipt.clone())
+        });
     }
 
     fn finish(&mut self, now: Now, name: &Name, state: CommandState) {
@@ -406,7 +399,6 @@ mod tests {
             timeout: Duration::from_secs(1),
             offline,
             supersede: false,
-            depth: 0,
         }
     }
 

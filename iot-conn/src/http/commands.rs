@@ -105,7 +105,6 @@ pub(super) async fn send(
         timeout: body.timeout_ms.map_or(COMMAND_TIMEOUT_DEFAULT, Duration::from_millis),
         offline: body.offline,
         supersede: body.supersede,
-        depth: 0,
     };
     let mut commander = node.commander();
     let commanded = async { commander.ready().await?.call(request).await }.await;
@@ -156,7 +155,7 @@ pub(super) async fn cancel(
     if known.is_none_or(|receipt| receipt.device != device.document.id) {
         return Err(Problem::not_found("command").into());
     }
-    match node.commander().cancel(tenant, &command) {
+    match node.commander().cancel(tenant, &command).await? {
         Cancelled::Done(receipt) => Ok(view(receipt)),
         Cancelled::TooLate(receipt) => {
             let detail = format!("the command is {} already", receipt.state);

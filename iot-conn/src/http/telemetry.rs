@@ -162,7 +162,7 @@ pub(super) struct BucketView {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a mean is a float")]
-fn bucket(bucket: Bucket) -> BucketView {
+fn bucket(bucket: &Bucket) -> BucketView {
     BucketView {
         start: bucket.start,
         count: bucket.count,
@@ -191,5 +191,5 @@ pub(super) async fn aggregate(
     let aggregate =
         Aggregate { series: series(&device.document), metric: query.metric, from, until, bucket: bucket_width };
     let found = node.stores().telemetry.aggregate(&aggregate, query.limit).await?;
-    Ok(Json(All { items: found.into_iter().map(bucket).collect() }))
+    Ok(Json(All { items: found.iter().map(bucket).collect() }))
 }

@@ -38,6 +38,9 @@ use crate::{
     router::Identifiers,
 };
 
+/// How long the store may take to keep the end of a command before the caller is told that it could not.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// What became of a command that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 #[must_use]
@@ -67,6 +70,8 @@ struct Shared {
     correlator: Mutex<Correlator>,
     waiting: Mutex<HashMap<(TenantId, CommandId), watch::Sender<Receipt>>>,
     finals: Plane<DurableCommand>,
+    // Of durable commands whose end is not durable yet: what may be told of them. Bounded as `finals`.
+    unsettled: Mutex<HashMap<(TenantId, CommandId), Receipt>>,
     timer: Notify,
     meta: Arc<dyn MetaStore>,
     directory: Arc<Directory>,
@@ -100,7 +105,9 @@ impl Commander {
         let shared = Shared {
             correlator: Mutex::new(Correlator::new(limits)),
             waiting: Mutex::default(),
+            // Bounded by the commands under way, each of which ends once.
             finals: Plane::new(usize::MAX),
+            unsettled: Mutex::default(),
             timer: Notify::new(),
             meta,
             directory,
@@ -137,16 +144,15 @@ impl Commander {
             }
         }
         let (tenant, id) = (request.tenant.clone(), request.id.clone());
-        let submitted = self.correlator().submit(self.now(), request, device.epoch, connected);
+        let (submitted, stored) =
+            self.drive(|correlator, now| correlator.submit(now, request, device.epoch, connected));
         metrics::counter!("iot_commands_total").increment(1);
-        let stored = self.perform();
-        self.shared.timer.notify_one();
         for command in stored {
             if let Err(error) = self.store_new(&command).await {
-                let _gone = self.correlator().cancel(self.now(), &tenant, &id);
-                self.perform_in_background();
+                let _gone = self.drive_and_store(|correlator, now| correlator.cancel(now, &tenant, &id));
                 return Err(error);
             }
+            self.settled(command.receipt);
         }
         Ok(match submitted {
             Submitted::Taken(receipt) => Commanded::Receipt(self.receipt_now(&tenant, &id).unwrap_or(receipt)),
@@ -166,7 +172,13 @@ impl Commander {
     }
 
     fn receipt_now(&self, tenant: &TenantId, id: &CommandId) -> Option<Receipt> {
-        self.correlator().receipt(tenant, id).cloned()
+        let correlator = self.correlator();
+        let unsettled = self.unsettled().get(&(tenant.clone(), id.clone())).cloned();
+        unsettled.or_else(|| correlator.receipt(tenant, id).cloned())
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, HashMap<(TenantId, CommandId), Receipt>> {
+        self.shared.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a command is final, at most for `wait`; answers how far it has come by then.
@@ -191,11 +203,17 @@ impl Commander {
         }
     }
 
-    /// Takes a command back, if it has not been sent.
-    pub fn cancel(&self, tenant: &TenantId, id: &CommandId) -> Cancelled {
-        let cancelled = self.correlator().cancel(self.now(), tenant, id);
-        self.perform_in_background();
-        cancelled
+    /// Takes a command back, if it has not been sent; where the command was durable, so is its end when this returns.
+    pub async fn cancel(&self, tenant: &TenantId, id: &CommandId) -> Result<Cancelled, StoreError> {
+        let cancelled = self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id));
+        if let Cancelled::Done(_) = cancelled {
+            let settled = self.wait(tenant, id, SETTLED_WITHIN).await?;
+            if settled.is_none_or(|receipt| !receipt.state.is_final()) {
+                let source = "the end of the command is not durable yet".into();
+                return Err(StoreError::Unavailable { backend: "commands", source });
+            }
+        }
+        Ok(cancelled)
     }
 
     /// How many commands are under way.
@@ -204,26 +222,21 @@ impl Commander {
     }
 
     pub(crate) fn connected(&self, tenant: &TenantId, device: &DeviceId, epoch: OwnershipEpoch) {
-        self.correlator().connected(self.now(), tenant, device, epoch);
-        self.perform_in_background();
+        self.drive_and_store(|correlator, now| correlator.connected(now, tenant, device, epoch));
     }
 
     pub(crate) fn sent(&self, tenant: &TenantId, id: &CommandId) {
-        self.correlator().sent(self.now(), tenant, id);
-        self.perform_in_background();
+        self.drive_and_store(|correlator, now| correlator.sent(now, tenant, id));
     }
 
     pub(crate) fn acknowledged(&self, tenant: &TenantId, id: &CommandId) {
-        self.correlator().acknowledged(self.now(), tenant, id);
-        self.perform_in_background();
+        self.drive_and_store(|correlator, now| correlator.acknowledged(now, tenant, id));
     }
 
     pub(crate) fn replied(&self, tenant: &TenantId, device: &DeviceId, reply: ReplyBody) {
-        let known = self.correlator().replied(self.now(), tenant, device, reply);
-        if !known {
+        if !self.drive_and_store(|correlator, now| correlator.replied(now, tenant, device, reply)) {
             metrics::counter!("iot_command_replies_unknown_total").increment(1);
         }
-        self.perform_in_background();
     }
 
     /// Takes up the durable commands of an earlier run.
@@ -254,23 +267,26 @@ impl Commander {
                 }
                 None => changed.await,
             }
-            let now = self.now();
-            self.correlator().handle_timeout(now);
-            // Not through the function below: it would wake this task for ever.
-            self.perform().into_iter().for_each(|command| self.shared.finals.push(command));
+            // Not by the function that wakes this task: it would do so for ever.
+            let ((), stored) = self.carry_out(|correlator, now| correlator.handle_timeout(now));
+            stored.into_iter().for_each(|command| self.shared.finals.push(command));
         }
     }
 
     /// Makes the ends of durable commands durable, until closed.
     pub(crate) async fn run_finals(self) {
         while let Some(commands) = self.shared.finals.take(256).await {
-            let writes: Vec<Write> = latest(commands).iter().map(Write::put).collect();
+            let stored = latest(commands);
+            let writes: Vec<Write> = stored.iter().map(Write::put).collect();
             let batch = Batch { writes, ..Batch::default() };
             let mut pause = Duration::from_millis(50);
             while let Err(error) = self.shared.meta.commit(batch.clone()).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "the end of a command cannot be stored");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            for command in stored {
+                self.settled(command.receipt);
             }
         }
     }
@@ -297,23 +313,57 @@ impl Commander {
         }
     }
 
-    fn perform_in_background(&self) {
-        self.perform().into_iter().for_each(|command| self.shared.finals.push(command));
-        self.shared.timer.notify_one();
+    /// Lets something happen and carries out what follows; what has to be stored is stored in the background.
+    fn drive_and_store<T>(&self, act: impl FnOnce(&mut Correlator, Now) -> T) -> T {
+        let (answer, stored) = self.drive(act);
+        stored.into_iter().for_each(|command| self.shared.finals.push(command));
+        answer
     }
 
-    /// Carries out the effects that need no waiting; answers those that need the store.
-    fn perform(&self) -> Vec<DurableCommand> {
+    fn drive<T>(&self, act: impl FnOnce(&mut Correlator, Now) -> T) -> (T, Vec<DurableCommand>) {
+        let outcome = self.carry_out(act);
+        self.shared.timer.notify_one();
+        outcome
+    }
+
+    /// Lets something happen and carries out what needs no waiting; answers what has to be stored. The end of a durable
+    /// command is unsettled from the moment it is known.
+    fn carry_out<T>(&self, act: impl FnOnce(&mut Correlator, Now) -> T) -> (T, Vec<DurableCommand>) {
+        let now = self.now();
+        let mut correlator = self.correlator();
+        let answer = act(&mut correlator, now);
+        let effects: Vec<Effect> = std::iter::from_fn(|| correlator.poll_effect()).collect();
+        for effect in &effects {
+            if let Effect::Store(command) = effect
+                && command.receipt.state.is_final()
+            {
+                self.unsettle(&command.receipt);
+            }
+        }
+        drop(correlator);
         let mut to_store = Vec::new();
-        loop {
-            let Some(effect) = self.correlator().poll_effect() else { break };
+        for effect in effects {
             match effect {
-                Effect::Send { tenant, device: id, body } => self.send(&tenant, &id, &body),
+                Effect::Send { tenant, device, body } => self.send(&tenant, &device, &body),
                 Effect::Changed(receipt) => self.tell(receipt),
                 Effect::Store(command) => to_store.push(*command),
             }
         }
-        to_store
+        (answer, to_store)
+    }
+
+    /// Until its end is durable, a command is told as it was before.
+    fn unsettle(&self, receipt: &Receipt) {
+        let mut before = receipt.clone();
+        before.history.pop();
+        before.state = before.history.last().map_or(CommandState::Queued, |(state, _)| *state);
+        (before.result, before.error) = (None, None);
+        self.unsettled().insert((before.tenant.clone(), before.id.clone()), before);
+    }
+
+    fn settled(&self, receipt: Receipt) {
+        self.unsettled().remove(&(receipt.tenant.clone(), receipt.id.clone()));
+        self.tell(receipt);
     }
 
     fn send(&self, tenant: &TenantId, device: &DeviceId, body: &CommandBody) {

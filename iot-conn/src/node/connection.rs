@@ -390,7 +390,7 @@ impl Session {
         let mailbox = self.connection.mailbox.clone();
         let store = self.connection.node.stores.sessions.clone();
         mailbox.begin_read();
-        match store.peek(&self.endpoint.session, delivery.read, QUEUE_PAGE).await {
+        match store.peek(&self.endpoint.session, delivery.read.max(delivery.last), QUEUE_PAGE).await {
             Ok(queued) => {
                 let end = queued.len() < QUEUE_PAGE as usize;
                 for item in queued {

@@ -6,7 +6,7 @@ use iot_core::{
     logic::{BoxLogic, Effect, EventBatch},
     store::{StoreError, TelemetryStore},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tower::{Service, ServiceExt};
 
 use super::tail::{After, Tail};
@@ -38,8 +38,7 @@ where
         let mut done = self.load().await;
         let mut saved = done;
         let mut newest = self.tail.watch();
-        let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut save_at = Instant::now() + CHECKPOINT_EVERY;
         loop {
             match self.next(done).await {
                 Some(batch) => {
@@ -53,15 +52,16 @@ where
                     tokio::select! {
                         _ = newest.changed() => {}
                         _ = self.shutdown.changed() => {}
-                        _ = tick.tick() => self.save(done, &mut saved).await,
+                        () = tokio::time::sleep_until(save_at) => {}
                     }
                 }
             }
             if *self.shutdown.borrow() {
                 break;
             }
-            if tick.period() == CHECKPOINT_EVERY && done.0.saturating_sub(saved.0) > 10_000 {
+            if Instant::now() >= save_at {
                 self.save(done, &mut saved).await;
+                save_at = Instant::now() + CHECKPOINT_EVERY;
             }
         }
         self.save(done, &mut saved).await;
@@ -72,7 +72,7 @@ where
             match self.store.checkpoint(&self.node, &self.name).await {
                 Ok(sequence) => return sequence,
                 Err(error) => {
-                    tracing::error!(consumer = %self.name, %error, "the checkpoint cannot be read; trying again")
+                    tracing::error!(consumer = %self.name, %error, "the checkpoint cannot be read; trying again");
                 }
             }
             tokio::time::sleep(CHECKPOINT_EVERY).await;

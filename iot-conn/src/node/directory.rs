@@ -6,6 +6,7 @@ use std::{
     },
 };
 
+use super::effects::Alarm;
 use iot_core::{
     device::{Device, Product},
     id::{DeviceId, TenantId},
@@ -13,8 +14,8 @@ use iot_core::{
     time::Timestamp,
 };
 
-/// The most device records that are kept in memory; beyond it all are forgotten and read again.
-pub(crate) const DEVICES_CACHED_MAX: usize = 200_000;
+/// The most records of a kind that are kept in memory; beyond it all are forgotten and read again.
+pub(crate) const CACHED_MAX: usize = 200_000;
 
 /// Whether a device is connected to this node, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +35,13 @@ pub(crate) struct Directory {
     presence: RwLock<HashMap<(TenantId, DeviceId), Presence>>,
     devices: Cache<Device>,
     products: Cache<Product>,
+    alarms: Cache<Alarm>,
 }
 
 #[derive(Debug)]
 struct Cache<T> {
-    documents: RwLock<HashMap<Key, Arc<T>>>,
+    // `None`: known not to exist.
+    documents: RwLock<HashMap<Key, Option<Arc<T>>>>,
     // Counts what was forgotten, so that a read that began before does not bring it back.
     forgotten: AtomicU64,
 }
@@ -87,11 +90,17 @@ impl Directory {
         self.products.read(meta, key).await
     }
 
+    /// An alarm's record, likewise.
+    pub(crate) async fn alarm(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<Alarm>>, StoreError> {
+        self.alarms.read(meta, key).await
+    }
+
     /// Forgets a record that has changed.
     pub(crate) fn invalidate(&self, key: &Key) {
         match key.kind.as_str() {
             Device::KIND => self.devices.forget(Some(key)),
             Product::KIND => self.products.forget(Some(key)),
+            Alarm::KIND => self.alarms.forget(Some(key)),
             _ => {}
         }
     }
@@ -100,6 +109,7 @@ impl Directory {
     pub(crate) fn invalidate_all(&self) {
         self.devices.forget(None);
         self.products.forget(None);
+        self.alarms.forget(None);
     }
 }
 
@@ -115,18 +125,17 @@ impl<T: Document> Cache<T> {
 
     async fn read(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<T>>, StoreError> {
         if let Some(known) = self.documents.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Some(known.clone()));
+            return Ok(known.clone());
         }
         let before = self.forgotten.load(Ordering::Acquire);
-        let Some(stored) = meta.find::<T>(&key).await? else { return Ok(None) };
-        let document = Arc::new(stored.document);
+        let document = meta.find::<T>(&key).await?.map(|stored| Arc::new(stored.document));
         let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
-        if documents.len() >= DEVICES_CACHED_MAX {
+        if documents.len() >= CACHED_MAX {
             documents.clear();
         }
         if self.forgotten.load(Ordering::Acquire) == before {
             documents.insert(key, document.clone());
         }
-        Ok(Some(document))
+        Ok(document)
     }
 }

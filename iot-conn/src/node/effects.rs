@@ -73,7 +73,6 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
                     timeout: if *offline == Offline::Wait { WAIT } else { COMMAND_TIMEOUT_DEFAULT },
                     offline: *offline,
                     supersede: false,
-                    depth: 1,
                 };
                 let commanded = node.commander.submit(request).await?;
                 if !matches!(commanded, Commanded::Receipt(_)) {
@@ -109,6 +108,11 @@ async fn set_alarm(
     text: &str,
 ) -> Result<(), StoreError> {
     let key = Alarm::key_of(tenant, device, name);
+    // Nearly every effect says what is so already: that costs no look at the store.
+    let known = node.directory.alarm(&*node.stores.meta, key.clone()).await?;
+    if known.map_or(!active, |alarm| alarm.active == active) {
+        return Ok(());
+    }
     loop {
         let present: Option<Stored<Alarm>> = node.stores.meta.find(&key).await?;
         if present.as_ref().map_or(!active, |stored| stored.document.active == active) {
@@ -131,7 +135,9 @@ async fn set_alarm(
             Some(stored) => Batch::default().replace(stored, &alarm),
             None => Batch::default().create(&alarm),
         };
-        if let Committed::Done(_) = node.stores.meta.commit(batch).await? {
+        let committed = node.stores.meta.commit(batch).await?;
+        node.directory.invalidate(&key);
+        if let Committed::Done(_) = committed {
             metrics::counter!("iot_alarms_total", "active" => if active { "true" } else { "false" }).increment(1);
             announce_alarm(node, &alarm);
             return Ok(());

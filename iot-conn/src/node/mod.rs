@@ -403,6 +403,7 @@ impl Builder<Authenticated> {
             commander,
             arrivals: Arc::new(Plane::new(INGEST_PRESSED)),
             offers: Arc::new(Plane::new(OFFERS_PRESSED)),
+            // Bounded by what clients have in flight: a step settles a message that was delivered or received.
             steps: Arc::new(Plane::new(usize::MAX)),
             looked_at_us: AtomicU64::new(0),
             epochs: AtomicU64::new(1),

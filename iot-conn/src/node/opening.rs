@@ -74,7 +74,6 @@ async fn run(node: &Arc<Inner>, mut opened: Opened) {
     opened.session.connection.finish().await;
 }
 
-#[expect(clippy::large_types_passed_by_value, reason = "the connection is handed back when it is refused")]
 async fn open(
     node: &Arc<Inner>,
     mut running: Running,
@@ -97,7 +96,7 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
     }
     let (principal, grants) = authenticate(node, &running.peer, &mut request).await?;
     tracing::Span::current().record("client", tracing::field::display(&principal));
-    let device = device_context(node, &principal).await.map_err(unavailable)?;
+    let device = device_context(node, &principal).await.map_err(|error| unavailable(&error))?;
     let assigned = request.client_id.is_empty().then(|| match &device {
         Some(device) => device.id.to_string(),
         None => uuid::Uuid::new_v4().simple().to_string(),
@@ -130,8 +129,9 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
         Some(will) => Some(node.permit_will(&probe, will).await?),
         None => None,
     };
-    let (epoch, resumed) =
-        take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await.map_err(unavailable)?;
+    let (epoch, resumed) = take(node, &endpoint, &request, persistent, expiry, will.as_ref())
+        .await
+        .map_err(|error| unavailable(&error))?;
     let session_present = resumed.is_some();
     if !session_present {
         node.unsubscribe_all(&endpoint);
@@ -173,8 +173,8 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
     Ok((endpoint, link, will, expiry, Progress::after(sent_through)))
 }
 
-fn unavailable(error: StoreError) -> ReasonCode {
-    tracing::error!(error = &error as &dyn std::error::Error, "a client cannot be let in");
+fn unavailable(error: &StoreError) -> ReasonCode {
+    tracing::error!(error = error as &dyn std::error::Error, "a client cannot be let in");
     ReasonCode::ServerUnavailable
 }
 
@@ -258,6 +258,9 @@ async fn take(
         })
         .await?;
     endpoint.set_stored(persistent);
+    if let Some(will) = opened.will {
+        node.publish_will(will).await?;
+    }
     Ok((opened.epoch, opened.resumed))
 }
 

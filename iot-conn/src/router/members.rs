@@ -64,7 +64,7 @@ impl<H> Group<H> {
         let mut served = self.served.load(Ordering::Relaxed);
         loop {
             let next = self.candidate(SubscriberId(served), online)?;
-            match self.served.compare_exchange_weak(served, next.id.0, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.served.compare_exchange(served, next.id.0, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(next),
                 Err(changed) => served = changed,
             }

@@ -60,6 +60,9 @@ pub struct Opened {
     pub epoch: SessionEpoch,
     /// `None` if there was nothing, it had expired, or it was dropped for [`Opening::clean`].
     pub resumed: Option<Resumed>,
+    /// The will of a session that this opening has ended while the will was waiting: to be published now
+    /// (MQTT 5 §3.1.2.5). Not one without delay of a session that was never closed: its connection publishes that.
+    pub will: Option<Message>,
 }
 
 /// A connection leaves its session.

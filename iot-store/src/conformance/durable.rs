@@ -94,8 +94,8 @@ pub async fn sessions_are_there_again(backend: &mut dyn Backend) {
     let sessions = backend.open().await.sessions;
     let subscriptions = vec![subscription("a", QoS::ExactlyOnce)];
     let expected = [
-        StoredSession { session: session("crashed"), epoch: crashed, subscriptions, open: true },
-        StoredSession { session: session("left"), epoch: left, subscriptions: Vec::new(), open: false },
+        StoredSession { session: session("crashed"), epoch: crashed, subscriptions, open: true, keep: HOUR },
+        StoredSession { session: session("left"), epoch: left, subscriptions: Vec::new(), open: false, keep: HOUR },
     ];
     assert_eq!(sessions.sessions(None, 10).await.unwrap(), expected);
     assert_eq!(sessions.due(at(15), 10).await.unwrap()[0].will, Some(message("w", "bye")));

@@ -95,6 +95,7 @@ macro_rules! conformance {
             a_later_opening_has_a_higher_epoch_also_after_removal,
             the_former_owner_is_fenced,
             a_clean_opening_drops_everything,
+            an_opening_that_ends_a_session_tells_its_waiting_will,
             a_passing_opening_takes_the_session_away,
             a_session_expires_by_the_time_of_the_opening,
             a_session_that_is_not_kept_is_removed,

@@ -84,7 +84,7 @@ pub(super) fn session(name: &str) -> SessionId {
 }
 
 pub(super) fn opening(name: &str, when: Timestamp) -> Opening {
-    Opening { session: session(name), clean: false, persistent: true, will: None, at: when }
+    Opening { session: session(name), clean: false, keep: HOUR, will: None, at: when }
 }
 
 pub(super) fn closing(name: &str, epoch: SessionEpoch, when: Timestamp, keep: Duration) -> Closing {

@@ -47,8 +47,9 @@ pub async fn a_session_is_resumed_with_all_it_had(store: &Store) {
 /// Of one session, whatever became of it in between.
 pub async fn a_later_opening_has_a_higher_epoch_also_after_removal(store: &Store) {
     let mut last = SessionEpoch(0);
-    for (clean, persistent) in [(false, true), (true, true), (false, false), (true, false), (false, true)] {
-        let opened = store.open(Opening { clean, persistent, ..opening("s", at(0)) }).await.unwrap();
+    let none = Duration::ZERO;
+    for (clean, keep) in [(false, HOUR), (true, HOUR), (false, none), (true, none), (false, HOUR)] {
+        let opened = store.open(Opening { clean, keep, ..opening("s", at(0)) }).await.unwrap();
         assert!(opened.epoch > last);
         last = opened.epoch;
     }
@@ -76,6 +77,7 @@ pub async fn the_former_owner_is_fenced(store: &Store) {
         epoch,
         subscriptions: vec![subscription("kept", QoS::AtLeastOnce)],
         open: true,
+        keep: HOUR,
     };
     assert_eq!(store.sessions(None, 10).await.unwrap(), [expected]);
 }
@@ -97,7 +99,25 @@ pub async fn a_clean_opening_drops_everything(store: &Store) {
     assert_eq!(open(store, "s").await.resumed, Some(Resumed::default()));
 }
 
-/// It is told what there was, and nothing is left.
+/// It is told once, by the opening that ends the session; one without delay is its connection's own.
+pub async fn an_opening_that_ends_a_session_tells_its_waiting_will(store: &Store) {
+    let with_will = |delay| Opening { will: Some((message("w", "bye"), delay)), ..opening("s", at(0)) };
+    let clean = || Opening { clean: true, ..opening("s", at(1)) };
+    store.open(with_will(Duration::ZERO)).await.unwrap();
+    assert_eq!(store.open(clean()).await.unwrap().will, None);
+    store.open(with_will(Duration::from_secs(5))).await.unwrap();
+    assert_eq!(store.open(clean()).await.unwrap().will, Some(message("w", "bye")));
+    assert_eq!(store.open(clean()).await.unwrap().will, None);
+    let epoch = store.open(with_will(Duration::from_secs(5))).await.unwrap().epoch;
+    assert_eq!(store.close(closing("s", epoch, at(1), HOUR)).await.unwrap(), Fenced::Done);
+    assert_eq!(store.open(opening("s", at(2))).await.unwrap().will, None, "resumed: it comes to nothing");
+    let epoch = store.open(with_will(Duration::from_secs(5))).await.unwrap().epoch;
+    assert_eq!(store.close(closing("s", epoch, at(1), HOUR)).await.unwrap(), Fenced::Done);
+    let late = opening("s", at(1).plus(HOUR));
+    assert_eq!(store.open(late).await.unwrap().will, Some(message("w", "bye")), "expired");
+}
+
+/// Nothing is resumed, and nothing is left.
 pub async fn a_passing_opening_takes_the_session_away(store: &Store) {
     let epoch = open(store, "s").await.epoch;
     assert_eq!(
@@ -105,8 +125,8 @@ pub async fn a_passing_opening_takes_the_session_away(store: &Store) {
         Fenced::Done
     );
     offer(store, publication("x", &["s"])).await;
-    let passing = store.open(Opening { persistent: false, ..opening("s", at(0)) }).await.unwrap();
-    assert_eq!(passing.resumed.unwrap().subscriptions, [subscription("a", QoS::AtLeastOnce)]);
+    let passing = store.open(Opening { keep: Duration::ZERO, ..opening("s", at(0)) }).await.unwrap();
+    assert_eq!(passing.resumed, None);
     assert_eq!(store.sessions(None, 10).await.unwrap(), []);
     assert_eq!(payloads(store, "s").await, [""; 0]);
     assert_eq!(store.subscribe(&session("s"), epoch, &[]).await.unwrap(), Fenced::Superseded);

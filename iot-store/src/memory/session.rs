@@ -181,14 +181,16 @@ impl Sessions {
         let epoch = SessionEpoch(self.epoch);
         let former = self.sessions.remove(&opening.session);
         let persistent = !opening.keep.is_zero();
-        let former = former.filter(|session| persistent && !opening.clean && !session.has_expired(opening.at));
+        let resumes = |session: &Session| persistent && !opening.clean && !session.has_expired(opening.at);
+        let will = former.as_ref().filter(|session| !resumes(session)).and_then(Session::waiting_will);
+        let former = former.filter(|session| resumes(session));
         let resumed = former.as_ref().map(Session::resumed);
         if persistent {
             let session =
                 Session { epoch, keep: opening.keep, will: opening.will, closed: None, ..former.unwrap_or_default() };
             self.sessions.insert(opening.session, session);
         }
-        Opened { epoch, resumed }
+        Opened { epoch, resumed, will }
     }
 
     fn fenced(&mut self, session: &SessionId, epoch: SessionEpoch) -> Option<&mut Session> {
@@ -244,6 +246,11 @@ impl Sessions {
 impl Session {
     fn has_expired(&self, at: Timestamp) -> bool {
         self.closed.as_ref().is_some_and(|closed| closed.expires_at <= at)
+    }
+
+    fn waiting_will(&self) -> Option<Message> {
+        let waits = |(_, delay): &&(Message, Duration)| self.closed.is_some() || !delay.is_zero();
+        self.will.as_ref().filter(waits).map(|(message, _)| message.clone())
     }
 
     /// Of a session that was never closed anything in the queue may have been sent.

@@ -32,7 +32,9 @@ pub(super) fn open(connection: &Connection, opening: &Opening) -> Result<Opened,
     if persistent {
         take(connection, opening, epoch)?;
     }
-    Ok(Opened { epoch: SessionEpoch(epoch.cast_unsigned()), resumed })
+    let ended = former.filter(|_| resumed.is_none());
+    let will = ended.and_then(|former| former.waiting_will()).map(|body| codec::read_message(&body)).transpose()?;
+    Ok(Opened { epoch: SessionEpoch(epoch.cast_unsigned()), resumed, will })
 }
 
 /// The session as it was before it was opened; `expires_at` only if it had been closed.
@@ -41,13 +43,28 @@ struct Former {
     last_position: i64,
     sent_through: i64,
     expires_at: Option<i64>,
+    will: Option<Vec<u8>>,
+    will_delay: Option<i64>,
+}
+
+impl Former {
+    fn waiting_will(self) -> Option<Vec<u8>> {
+        self.will.filter(|_| self.expires_at.is_some() || self.will_delay.is_some_and(|delay| delay > 0))
+    }
 }
 
 fn former(connection: &Connection, session: &SessionId) -> Result<Option<Former>, Fault> {
-    let sql = "SELECT id, last_position, sent_through, expires_at FROM session WHERE name = ?1";
+    let sql = "SELECT id, last_position, sent_through, expires_at, will, will_delay FROM session WHERE name = ?1";
     let mut statement = connection.prepare_cached(sql)?;
     let former = statement.query_row([session.as_str()], |row| {
-        Ok(Former { id: row.get(0)?, last_position: row.get(1)?, sent_through: row.get(2)?, expires_at: row.get(3)? })
+        Ok(Former {
+            id: row.get(0)?,
+            last_position: row.get(1)?,
+            sent_through: row.get(2)?,
+            expires_at: row.get(3)?,
+            will: row.get(4)?,
+            will_delay: row.get(5)?,
+        })
     });
     Ok(former.optional()?)
 }

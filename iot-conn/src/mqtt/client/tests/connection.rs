@@ -272,7 +272,7 @@ fn bad_or_too_many_requests_are_refused_and_write_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("IOT_LONG").is_some() { 20 * 300 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_a_server_sends_never_panics(

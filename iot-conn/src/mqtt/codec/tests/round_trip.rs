@@ -328,7 +328,7 @@ fn decode_every_way(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if std::env::var_os("IOT_LONG").is_some() { 20 * 400 } else { 400 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_encoded_decodes_to_the_same((version, sender, packet) in any_packet()) {

@@ -1,0 +1,274 @@
+//! What to measure, and where.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand};
+use iot_conn::mqtt::{QoS, Version, client::ClientOptions};
+use iot_core::secret::Secret;
+use iot_device::options::{CloudUrl, Endpoint, InvalidAddress, is_loopback};
+
+/// Measures brokers and clouds on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "iot-bench", version)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Publishers and subscribers in pairs, a topic each: end-to-end messages per second
+    Pairs(Pairs),
+    /// Many publishers, one subscriber
+    FanIn(FanIn),
+    /// One publisher, many subscribers
+    FanOut(FanOut),
+    /// One message at a time at a fixed rate: end-to-end latency from the intended time of sending
+    Latency(Latency),
+    /// Idle connections with a subscription each: memory and CPU of the server
+    Connect(Connect),
+    /// Claimed devices send telemetry at QoS 1 as fast as they are acknowledged
+    DeviceTelemetry(DeviceTelemetry),
+    /// Commands over HTTP at a fixed rate: time until the device's answer
+    CommandLatency(CommandLatency),
+}
+
+/// Where the broker is and who connects.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Broker {
+    /// Where the broker is
+    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
+    pub(crate) url: BrokerUrl,
+    /// API token; better given as the variable. Without it the clients are anonymous
+    #[arg(long, value_name = "TOKEN", env = "IOT_TOKEN", hide_env_values = true, value_parser = secret)]
+    pub(crate) token: Option<Secret>,
+    /// Speak MQTT 3.1.1 instead of 5
+    #[arg(long)]
+    pub(crate) v311: bool,
+    /// Process of the server, for its CPU and memory
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+}
+
+impl Broker {
+    /// Clean sessions of clients that keep up to `window` messages in flight.
+    pub(crate) fn client(&self, id: String, window: u64) -> ClientOptions {
+        let mut options = ClientOptions::new(id);
+        options.version = if self.v311 { Version::V311 } else { Version::V5 };
+        options.clean_start = true;
+        options.session_expiry_s = 0;
+        options.in_flight_max = u16::try_from(window).unwrap_or(u16::MAX);
+        options.queue_messages_max = usize::try_from(window).unwrap_or(usize::MAX);
+        if let Some(token) = &self.token {
+            options.username = Some("bench".to_owned());
+            options.password = Some(token.clone());
+        }
+        options
+    }
+}
+
+/// The messages of a flow.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Load {
+    /// Quality of service of publications and subscriptions
+    #[arg(long, default_value = "1", value_parser = qos)]
+    pub(crate) qos: QoS,
+    /// Messages that each publisher sends
+    #[arg(long, value_name = "M", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) messages: u64,
+    /// Messages of a publisher that may be on their way: not acknowledged, or not yet at its subscribers on average
+    #[arg(long, value_name = "W", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) window: u64,
+    /// Size of a payload
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(20..=200_000))]
+    pub(crate) bytes: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pairs {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// How many pairs
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) pairs: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FanIn {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// How many publishers
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) publishers: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FanOut {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// How many subscribers
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) subscribers: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Latency {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    /// Quality of service of publications and subscriptions
+    #[arg(long, default_value = "1", value_parser = qos)]
+    pub(crate) qos: QoS,
+    /// Messages per second
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    /// Where the cloud takes MQTT over TLS; used with --state
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883", value_parser = loopback_endpoint)]
+    pub(crate) mqtts: Endpoint,
+    /// Connect the claimed devices of this folder over TLS, instead of clients over TCP
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// How many connections
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) connections: u32,
+    /// Memory per connection is the slope from so many connections on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) from: u32,
+    /// How long to be idle, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceTelemetry {
+    /// Where the cloud takes MQTT over TLS
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883", value_parser = loopback_endpoint)]
+    pub(crate) mqtts: Endpoint,
+    /// State folder of iot-device with claimed devices that are not running
+    #[arg(long, value_name = "DIR", default_value = "./iot-device-state")]
+    pub(crate) state: PathBuf,
+    /// How many devices send, from folder 1 on
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) devices: u32,
+    /// Unacknowledged messages per device
+    #[arg(long, value_name = "W", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) window: u64,
+    /// Samples per message
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) samples: u32,
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+    /// Messages per second of all devices together; 0 is as fast as they are acknowledged
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rate: u32,
+    /// Process of the server, for its CPU and memory
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommandLatency {
+    /// Where the cloud's HTTP API is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = loopback_cloud)]
+    pub(crate) http: CloudUrl,
+    /// API token that may control the devices; better given as the variable
+    #[arg(long, value_name = "TOKEN", env = "IOT_TOKEN", hide_env_values = true, value_parser = secret)]
+    pub(crate) token: Secret,
+    /// State folder of the iot-device that runs the devices
+    #[arg(long, value_name = "DIR", default_value = "./iot-device-state")]
+    pub(crate) state: PathBuf,
+    /// How many devices are sent commands, from folder 1 on, in turn
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) devices: u32,
+    /// Commands per second
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// For how long, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+    /// Requests under way at the same time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) workers: u32,
+    /// How long a request waits for the answer, in milliseconds
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) wait_ms: u32,
+    /// Process of the server, for its CPU and memory
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+}
+
+/// `mqtt://HOST:PORT` on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct BrokerUrl {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl FromStr for BrokerUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix("mqtt://").ok_or("expected mqtt://HOST:PORT")?.trim_end_matches('/');
+        let endpoint = loopback_endpoint(rest)?;
+        Ok(Self { host: endpoint.host().to_owned(), port: endpoint.port() })
+    }
+}
+
+fn loopback_endpoint(text: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = text.parse().map_err(|error: InvalidAddress| error.to_string())?;
+    if is_loopback(endpoint.host()) { Ok(endpoint) } else { Err(ONLY_HERE.to_owned()) }
+}
+
+fn loopback_cloud(text: &str) -> Result<CloudUrl, String> {
+    let url: CloudUrl = text.parse().map_err(|error: InvalidAddress| error.to_string())?;
+    let is_here = text.parse::<ureq::http::Uri>().ok().is_some_and(|uri| uri.host().is_some_and(is_loopback));
+    if is_here && !url.is_https() { Ok(url) } else { Err(ONLY_HERE.to_owned()) }
+}
+
+const ONLY_HERE: &str = "load is sent to this machine only: give a loopback address";
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature is clap's")]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
+}
+
+fn qos(text: &str) -> Result<QoS, String> {
+    match text {
+        "0" => Ok(QoS::AtMostOnce),
+        "1" => Ok(QoS::AtLeastOnce),
+        "2" => Ok(QoS::ExactlyOnce),
+        _ => Err("expected 0, 1 or 2".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_are_refused() {
+        for good in ["mqtt://127.0.0.1:1883", "mqtt://localhost:1", "mqtt://[::1]:1883/"] {
+            assert!(good.parse::<BrokerUrl>().is_ok(), "{good}");
+        }
+        for bad in ["mqtt://10.0.0.1:1883", "mqtt://example.com:1883", "127.0.0.1:1883", "mqtt://127.0.0.1"] {
+            assert!(bad.parse::<BrokerUrl>().is_err(), "{bad}");
+        }
+        assert!(loopback_cloud("http://127.0.0.1:8080").is_ok());
+        assert!(loopback_cloud("https://example.com").is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! A server's first and second life, through its binary.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use ureq::{Agent, http::Response};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running server; killed when a test fails.
+struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// All that it printed until it was ready.
+    banner: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Self {
+        let mut command = command(data);
+        for listener in ["--mqtt", "--mqtts", "--ws", "--wss", "--http", "--https"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut banner = String::new();
+        while !banner.ends_with("\nready\n") {
+            assert_ne!(stdout.read_line(&mut banner).unwrap(), 0, "the server ended: {banner}");
+        }
+        Self { child, stdout, banner }
+    }
+
+    fn url(&self, path: &str) -> String {
+        let base = self.banner.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+        format!("{base}{path}")
+    }
+
+    fn password(&self) -> Option<&str> {
+        self.banner.split('\'').find_map(|part| part.strip_prefix("admin:"))
+    }
+
+    fn get(&self, path: &str, token: &str) -> Response<ureq::Body> {
+        agent().get(self.url(path)).header("Authorization", format!("Bearer {token}")).call().unwrap()
+    }
+
+    fn sign_in(&self, password: &str) -> Response<ureq::Body> {
+        let credentials = format!("Basic {}", base64(format!("admin:{password}").as_bytes()));
+        let request = agent().post(self.url("/v1/sign-in")).header("Authorization", credentials);
+        request.header("Accept", "text/plain").send_empty().unwrap()
+    }
+
+    /// Waits until both devices of the demo are connected, gives each a command, and answers the list of devices.
+    fn devices_obey(&mut self, token: &str) -> String {
+        for device in ["demo-1", "demo-2"] {
+            let connected = format!("{device} connected");
+            while !self.banner.contains(&connected) {
+                assert_ne!(self.stdout.read_line(&mut self.banner).unwrap(), 0, "the server ended: {}", self.banner);
+            }
+            let request = agent().post(self.url(&format!("/v1/devices/{device}/commands?wait_ms=20000")));
+            let request = request.header("Authorization", format!("Bearer {token}"));
+            let request = request.header("Content-Type", "application/json");
+            let receipt = text(request.send(r#"{"name": "set", "args": {"on": true}}"#).unwrap());
+            assert!(receipt.contains("\"applied\""), "{receipt}");
+        }
+        text(self.get("/v1/devices", token))
+    }
+
+    /// Asks it to end, and answers its exit code and what it printed since it was ready.
+    fn end(mut self) -> (Option<i32>, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iot-server"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("IOT_")) {
+        command.env_remove(name);
+    }
+    command.args(["--log", "warn", "--data"]).arg(data);
+    command
+}
+
+fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+}
+
+/// RFC 4648 §4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = (0..3).fold(0_usize, |bits, at| bits << 8 | usize::from(group.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            text.push(if at > group.len() { '=' } else { char::from(ALPHABET[bits >> (18 - 6 * at) & 63]) });
+        }
+    }
+    text
+}
+
+fn text(mut response: Response<ureq::Body>) -> String {
+    response.body_mut().read_to_string().unwrap()
+}
+
+#[test]
+fn the_second_life_finds_everything_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let first = Server::start(&data);
+    let password = first.password().unwrap().to_owned();
+    assert_eq!(first.sign_in("wrong").status(), 401);
+    let answer = first.sign_in(&password);
+    assert_eq!(answer.status(), 200);
+    let token = text(answer);
+    let answer = first.sign_in(&password);
+    assert_eq!(answer.status(), 401, "the password is good for one use");
+    assert!(text(answer).contains("\"unauthenticated\""));
+    assert_eq!(first.get("/v1/devices", &token).status(), 200);
+    assert_eq!(first.get("/v1/devices", &token[..token.len() - 1]).status(), 401);
+    let ca = std::fs::read(data.join("ca.pem")).unwrap();
+    let (code, rest) = first.end();
+    assert_eq!((code, rest.as_str()), (Some(0), ""));
+
+    let second = Server::start(&data);
+    assert_eq!(second.password(), None);
+    assert_eq!(second.get("/v1/devices", &token).status(), 200);
+    assert_eq!(std::fs::read(data.join("ca.pem")).unwrap(), ca);
+    assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn the_routes_of_operators() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let public = |path: &str| agent().get(server.url(path)).call().unwrap();
+    assert_eq!(text(public("/healthz")), "ok\n");
+    assert_eq!(text(public("/readyz")), "ready\n");
+    let metrics = text(public("/metrics"));
+    assert!(metrics.contains("iot_build_info{") && metrics.contains("iot_http_requests_total{"), "{metrics}");
+    let openapi = text(public("/openapi.json"));
+    for path in ["/v1/sign-in", "/v1/claim", "/v1/devices/{device}/commands", "/v1/devices/{device}/telemetry"] {
+        assert!(openapi.contains(&format!("\"{path}\"")), "{path}");
+    }
+    let unknown = public("/v2");
+    assert_eq!(unknown.headers()["content-type"], "application/problem+json");
+    assert!(text(unknown).contains("\"no_such_route\""));
+    assert_eq!(public("/v1/devices").status(), 401);
+}
+
+#[test]
+fn one_server_per_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let second = command(folder.path()).arg("reset-admin").output().unwrap();
+    let stderr = String::from_utf8(second.stderr).unwrap();
+    assert_eq!((second.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+    assert!(second.stdout.is_empty());
+    assert_eq!(server.get("/v1/devices", "at_x_y").status(), 401, "the first one works on");
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn a_lost_password_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Server::start(folder.path());
+    let lost = first.password().unwrap().to_owned();
+    assert_eq!(first.end().0, Some(0));
+    let reset = command(folder.path()).arg("reset-admin").output().unwrap();
+    assert_eq!(reset.status.code(), Some(0));
+    let stdout = String::from_utf8(reset.stdout).unwrap();
+    let password = stdout.split_whitespace().last().unwrap();
+    let second = Server::start(folder.path());
+    assert_eq!(second.sign_in(&lost).status(), 401);
+    assert_eq!(second.sign_in(password).status(), 200);
+    assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn the_demo_brings_the_same_devices_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = command(folder.path());
+        for listener in ["--mqtts", "--http"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        for listener in ["--mqtt", "--ws", "--wss"] {
+            command.args([listener, "off"]);
+        }
+        let mut child = command.args(["--demo", "2"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut banner = String::new();
+        while !banner.contains("\nready\n") {
+            assert_ne!(stdout.read_line(&mut banner).unwrap(), 0, "the server ended: {banner}");
+        }
+        Server { child, stdout, banner }
+    };
+    let mut first = start();
+    let token = text(first.sign_in(first.password().unwrap()));
+    let devices = first.devices_obey(&token);
+    assert_eq!(devices.matches("\"activated\"").count(), 2, "{devices}");
+    assert_eq!(first.end().0, Some(0));
+    let mut second = start();
+    let again = second.devices_obey(&token);
+    assert_eq!(again.matches("\"activated\"").count(), 2, "{again}");
+    assert_eq!(second.end().0, Some(0));
+}
