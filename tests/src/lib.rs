@@ -9,7 +9,7 @@
 //! | [`cloud`] | `iot-server`: start, kill, terminate, start again on the same folder and ports |
 //! | [`http`] | HTTP with a bearer token |
 //! | [`mqtt`] | our own MQTT client engine over TCP and TLS, one call at a time |
-//! | [`unit`] | devices: claimed by the test itself, or `iot-device` as a process |
+//! | [`mod@unit`] | devices: claimed by the test itself, or `iot-device` as a process |
 //! | [`tools`] | clients that we did not write: mosquitto and paho |
 //! | [`process`], [`wait`] | child processes and deadlines |
 
