@@ -85,6 +85,8 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
             _ => tracing::warn!("an effect of an unknown kind was dropped"),
         }
     }
+    // The checkpoint must not pass an announcement that is not durable.
+    node.offers.flushed().await;
     Ok(())
 }
 
