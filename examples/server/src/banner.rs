@@ -87,17 +87,20 @@ impl Banner<'_> {
                 &format!("  mosquitto_sub -h {host} -p {port} -u token -P \"$IOT_TOKEN\" -t 'd/+/up/telemetry' -v"),
             );
         }
-        let device = if self.demo > 0 { "demo-1" } else { LAMP };
-        let body = r#"-d '{"name": "set", "args": {"on": true}}'"#;
-        line(text, &format!("  {curl} {SIGNED_IN} {JSON} {body} '{url}/v1/devices/{device}/commands?wait_ms=5000'"));
+        if self.demo > 0 {
+            command(text, api, "demo-1");
+        }
         if let Some(mqtts) = self.address("mqtts") {
             self.device(text, api, mqtts);
+            line(text, "\nAnd while it runs, in another shell that has the token:");
+            command(text, api, LAMP);
         }
     }
 
     /// How to make a unit and simulate it.
     fn device(&self, text: &mut String, Api { curl, url }: &Api, mqtts: SocketAddr) {
-        line(text, "\nOne more simulated device, from its product to its reports:");
+        let one = if self.demo > 0 { "One more" } else { "A" };
+        line(text, &format!("\n{one} simulated device, from its product to its reports:"));
         let product = r#"-X PUT -d '{"name": "Lamp"}'"#;
         line(text, &format!("  {curl} {SIGNED_IN} {JSON} {product} {url}/v1/products/lamp"));
         line(
@@ -145,6 +148,11 @@ impl Banner<'_> {
 struct Api {
     curl: String,
     url: String,
+}
+
+fn command(text: &mut String, Api { curl, url }: &Api, device: &str) {
+    let body = r#"-d '{"name": "set", "args": {"on": true}}'"#;
+    line(text, &format!("  {curl} {SIGNED_IN} {JSON} {body} '{url}/v1/devices/{device}/commands?wait_ms=5000'"));
 }
 
 fn program() -> String {

@@ -1,12 +1,12 @@
 //! A server's first and second life, through its binary.
-
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::{Duration, Instant},
 };
 
 use ureq::{Agent, http::Response};
@@ -16,33 +16,50 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running server; killed when a test fails.
 struct Server {
     child: Child,
-    stdout: BufReader<ChildStdout>,
-    /// All that it printed until it was ready.
-    banner: String,
+    lines: Receiver<String>,
+    /// All that it printed until it was ready, and what was looked at since.
+    printed: String,
 }
 
 impl Server {
+    /// With all listeners, on free ports.
     fn start(data: &Path) -> Self {
         let mut command = command(data);
         for listener in ["--mqtt", "--mqtts", "--ws", "--wss", "--http", "--https"] {
             command.args([listener, "127.0.0.1:0"]);
         }
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut banner = String::new();
-        while !banner.ends_with("\nready\n") {
-            assert_ne!(stdout.read_line(&mut banner).unwrap(), 0, "the server ended: {banner}");
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut server = Self { child, lines, printed: String::new() };
+        server.wait_for("\nready\n");
+        server
+    }
+
+    /// Reads until it has printed this.
+    fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.printed.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.printed.extend([line.as_str(), "\n"]),
+                Err(error) => panic!("{text:?} was not printed: {error}; {}", self.printed),
+            }
         }
-        Self { child, stdout, banner }
     }
 
     fn url(&self, path: &str) -> String {
-        let base = self.banner.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+        let base = self.printed.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
         format!("{base}{path}")
     }
 
     fn password(&self) -> Option<&str> {
-        self.banner.split('\'').find_map(|part| part.strip_prefix("admin:"))
+        self.printed.split('\'').find_map(|part| part.strip_prefix("admin:"))
     }
 
     fn get(&self, path: &str, token: &str) -> Response<ureq::Body> {
@@ -58,10 +75,7 @@ impl Server {
     /// Waits until both devices of the demo are connected, gives each a command, and answers the list of devices.
     fn devices_obey(&mut self, token: &str) -> String {
         for device in ["demo-1", "demo-2"] {
-            let connected = format!("{device} connected");
-            while !self.banner.contains(&connected) {
-                assert_ne!(self.stdout.read_line(&mut self.banner).unwrap(), 0, "the server ended: {}", self.banner);
-            }
+            self.wait_for(&format!("{device} connected"));
             let request = agent().post(self.url(&format!("/v1/devices/{device}/commands?wait_ms=20000")));
             let request = request.header("Authorization", format!("Bearer {token}"));
             let request = request.header("Content-Type", "application/json");
@@ -75,9 +89,8 @@ impl Server {
     fn end(mut self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().code(), rest)
+        let code = self.child.wait().unwrap().code();
+        (code, self.lines.iter().collect())
     }
 }
 
@@ -191,32 +204,38 @@ fn a_lost_password_is_replaced() {
     assert_eq!(second.end().0, Some(0));
 }
 
+/// With two simulated devices, and only the listeners that they need.
+fn demo(data: &Path) -> Server {
+    let mut command = command(data);
+    command.args(["--demo", "2", "--mqtt", "off", "--ws", "off", "--wss", "off"]);
+    command.args(["--mqtts", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    Server::of(command)
+}
+
 #[test]
 fn the_demo_brings_the_same_devices_back() {
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let mut command = command(folder.path());
-        for listener in ["--mqtts", "--http"] {
-            command.args([listener, "127.0.0.1:0"]);
-        }
-        for listener in ["--mqtt", "--ws", "--wss"] {
-            command.args([listener, "off"]);
-        }
-        let mut child = command.args(["--demo", "2"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut banner = String::new();
-        while !banner.contains("\nready\n") {
-            assert_ne!(stdout.read_line(&mut banner).unwrap(), 0, "the server ended: {banner}");
-        }
-        Server { child, stdout, banner }
-    };
-    let mut first = start();
+    let mut first = demo(folder.path());
     let token = text(first.sign_in(first.password().unwrap()));
     let devices = first.devices_obey(&token);
     assert_eq!(devices.matches("\"activated\"").count(), 2, "{devices}");
+    assert_eq!(text(first.get("/v1/claim-tokens", &token)).matches("\"id\"").count(), 1);
     assert_eq!(first.end().0, Some(0));
-    let mut second = start();
+    let mut second = demo(folder.path());
     let again = second.devices_obey(&token);
     assert_eq!(again.matches("\"activated\"").count(), 2, "{again}");
+    assert_eq!(text(second.get("/v1/claim-tokens", &token)).matches("\"id\"").count(), 1, "the first one is revoked");
     assert_eq!(second.end().0, Some(0));
+}
+
+#[test]
+fn the_devices_of_the_demo_end_with_a_server_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = demo(folder.path());
+    server.wait_for("demo-1 connected");
+    server.child.kill().unwrap();
+    // They write to the same pipe: it ends when the last of them does.
+    let deadline = Instant::now() + PATIENCE;
+    while server.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+    assert!(Instant::now() < deadline, "the devices live on");
 }

@@ -1,5 +1,5 @@
 //! What the server refuses to start with: one line on standard error that says what to do, exit code 2, nothing half made.
-
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::{
