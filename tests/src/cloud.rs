@@ -113,7 +113,7 @@ impl Cloud {
     /// Starts with an empty folder on free ports and signs in.
     #[track_caller]
     pub fn start(args: &[&str]) -> Self {
-        Self::start_by(args, |folder, all| Run::start(folder, all))
+        Self::start_by(args, Run::start)
     }
 
     /// The same, with what the server asks of the kernel written to [`Self::trace`] until it ends.
