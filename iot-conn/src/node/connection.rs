@@ -123,7 +123,11 @@ pub(crate) struct Running {
     input: BytesMut,
     /// Eof or a broken stream: nothing more comes.
     ended: bool,
+    /// Bytes may wait inside the stream.
+    unflushed: bool,
     progress: Monotonic,
+    /// Since when senders wait for this client.
+    congested: Option<Monotonic>,
 }
 
 enum Wake {
@@ -137,7 +141,18 @@ enum Wake {
 impl Running {
     pub(crate) fn new(node: Arc<Inner>, stream: Stream, peer: Peer, engine: Connection, mailbox: Arc<Mailbox>) -> Self {
         let progress = node.clock.monotonic();
-        Self { node, stream, peer, engine, mailbox, input: BytesMut::new(), ended: false, progress }
+        Self {
+            node,
+            stream,
+            peer,
+            engine,
+            mailbox,
+            input: BytesMut::new(),
+            ended: false,
+            unflushed: false,
+            progress,
+            congested: None,
+        }
     }
 
     /// The next event of the engine; `None` when the connection is over. Moves bytes while it waits.
@@ -167,9 +182,8 @@ impl Running {
         let now = self.node.clock.monotonic();
         match wake {
             Ok(Wake::Read) => self.engine.handle_input(now, &mut self.input),
-            Ok(Wake::Wrote) => self.progress = now,
+            Ok(Wake::Wrote) => (self.progress, self.unflushed) = (now, true),
             Ok(Wake::Timer) => self.engine.handle_timeout(now),
-            Ok(Wake::Relieved) if !self.input.is_empty() => self.engine.handle_input(now, &mut self.input),
             Ok(Wake::Changed | Wake::Relieved) => {}
             Err(error) => {
                 tracing::debug!(%error, "the stream ended");
@@ -189,8 +203,9 @@ impl Running {
         let mut relieved = pin!(async move {
             tokio::select! { () = arrivals => {}, () = offers => {} }
         });
-        let mut timer = pin!(sleep_until(&node, self.timeout(mail)));
-        let (engine, stream, input) = (&mut self.engine, &mut self.stream, &mut self.input);
+        let mut timer = pin!(sleep_until(&node, self.timeout(mail, pressed)));
+        let (engine, stream, input, unflushed) =
+            (&mut self.engine, &mut self.stream, &mut self.input, &mut self.unflushed);
         let may_read = !pressed && !engine.is_saturated();
         poll_fn(|cx| {
             if mail && changed.as_mut().poll(cx).is_ready() {
@@ -200,6 +215,16 @@ impl Running {
                 && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, engine.output())
             {
                 return Poll::Ready(written.and_then(|count| advance(engine.output(), count)));
+            }
+            // TLS and WebSocket take bytes before the socket does, and send them only when they are asked to.
+            if engine.output().is_empty()
+                && *unflushed
+                && let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx)
+            {
+                *unflushed = false;
+                if let Err(error) = flushed {
+                    return Poll::Ready(Err(error));
+                }
             }
             if may_read && let Poll::Ready(read) = poll_read(Pin::new(&mut *stream), cx, input) {
                 return Poll::Ready(read.map(|()| Wake::Read));
@@ -212,9 +237,21 @@ impl Running {
         .await
     }
 
-    fn timeout(&mut self, mail: bool) -> Option<Monotonic> {
-        let stalled = (mail && self.mailbox.is_congested()).then(|| self.progress.plus(STALLED_AFTER));
-        [self.engine.poll_timeout(), stalled].into_iter().flatten().min()
+    /// While the node does not read, silence says nothing about the client.
+    fn timeout(&mut self, mail: bool, pressed: bool) -> Option<Monotonic> {
+        let heard = if pressed { None } else { self.engine.poll_timeout() };
+        let stalled = if mail { self.stalled_at() } else { None };
+        [heard, stalled].into_iter().flatten().min()
+    }
+
+    /// When a client for which senders wait counts as stalled, unless it takes something before.
+    fn stalled_at(&mut self) -> Option<Monotonic> {
+        if !self.mailbox.is_congested() {
+            self.congested = None;
+            return None;
+        }
+        let since = *self.congested.get_or_insert(self.node.clock.monotonic());
+        Some(self.progress.max(since).plus(STALLED_AFTER))
     }
 
     /// Writes what is left, for a short while, and closes.
@@ -282,7 +319,9 @@ impl Session {
             self.complete(delivery).await;
             self.fill(delivery);
             self.connection.read_on();
-            if !self.connection.engine.has_events() {
+            // A page of which nothing was written brings nothing that would wake this task for the next.
+            let on = self.connection.mailbox.is_behind() && !self.connection.engine.is_closed();
+            if !on && !self.connection.engine.has_events() {
                 self.connection.turn(true).await;
                 self.check_stalled();
             }
@@ -291,7 +330,7 @@ impl Session {
 
     fn check_stalled(&mut self) {
         let now = self.connection.node.clock.monotonic();
-        if self.connection.mailbox.is_congested() && now.since(self.connection.progress) >= STALLED_AFTER {
+        if self.connection.stalled_at().is_some_and(|at| at <= now) {
             metrics::counter!("iot_disconnects_total", "reason" => "stalled").increment(1);
             self.connection.engine.disconnect(ReasonCode::QuotaExceeded);
         }
@@ -323,7 +362,8 @@ impl Session {
             node.publish(&self.endpoint, &self.link, request, &Gate::open()).await;
             return;
         };
-        let completion = Completion::Published(ticket, ReasonCode::Success);
+        let received = request.packet_id.filter(|_| request.qos == QoS::ExactlyOnce && self.link.persistent);
+        let completion = Completion::Published { ticket, received, reason: ReasonCode::Success };
         let (gate, own) = Gate::new(&self.connection.mailbox, completion);
         let reason = node.publish(&self.endpoint, &self.link, request, &gate).await;
         own.finish(reason);
@@ -371,16 +411,25 @@ impl Session {
     /// Does what the rest of the node has left in the mailbox.
     async fn complete(&mut self, delivery: &mut Progress) {
         let letters = self.connection.mailbox.look();
+        if let Some(reason) = letters.close {
+            // Not acknowledged any more: if the session was taken over, what completed may not have been stored.
+            self.connection.engine.disconnect(reason);
+            return;
+        }
         for completion in letters.completions {
             match completion {
-                Completion::Published(ticket, reason) => self.connection.engine.published(ticket, reason),
+                // The client may use the packet id again, so it is forgotten before the client is told.
+                Completion::Published { ticket, received: Some(packet_id), reason } if reason.is_error() => {
+                    let completion = Completion::Published { ticket, received: None, reason };
+                    let (_, part) = Gate::new(&self.connection.mailbox, completion);
+                    self.settle(Settled::Forgotten(packet_id), Some(part));
+                }
+                Completion::Published { ticket, reason, .. } => self.connection.engine.published(ticket, reason),
                 Completion::Released(ticket) => self.connection.engine.released(ticket),
                 Completion::Release { packet_id, tag } => self.connection.engine.release(packet_id, tag),
             }
         }
-        if let Some(reason) = letters.close {
-            self.connection.engine.disconnect(reason);
-        } else if letters.behind {
+        if letters.behind {
             self.read_queue(delivery).await;
         }
     }

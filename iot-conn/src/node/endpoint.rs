@@ -46,8 +46,6 @@ pub(crate) struct Link {
     pub(crate) device: Option<DeviceContext>,
     pub(crate) mailbox: Arc<Mailbox>,
     grants: RwLock<Arc<Grants>>,
-    /// Notified when the connection has ended.
-    pub(crate) ended: tokio::sync::Notify,
 }
 
 /// What a device's connection knows of its device.
@@ -77,15 +75,7 @@ impl Link {
         device: Option<DeviceContext>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        Self {
-            principal,
-            epoch,
-            persistent,
-            device,
-            mailbox,
-            grants: RwLock::new(Arc::new(grants)),
-            ended: tokio::sync::Notify::new(),
-        }
+        Self { principal, epoch, persistent, device, mailbox, grants: RwLock::new(Arc::new(grants)) }
     }
 
     /// The same, now that its session has an epoch.
@@ -98,8 +88,12 @@ impl Link {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Takes newer grants. Two that were asked for at once may come in either order.
     pub(crate) fn set_grants(&self, grants: Grants) {
-        *self.grants.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grants);
+        let mut present = self.grants.write().unwrap_or_else(PoisonError::into_inner);
+        if grants.revision >= present.revision {
+            *present = Arc::new(grants);
+        }
     }
 
     pub(crate) fn permits(&self, permission: Permission, resource: &Resource, now: Timestamp) -> bool {
@@ -139,6 +133,11 @@ impl Endpoint {
 
     pub(crate) fn set_link(&self, link: Arc<Link>) -> Option<Arc<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).replace(link)
+    }
+
+    /// Whether this connection has the session now.
+    pub(crate) fn is_linked_to(&self, link: &Arc<Link>) -> bool {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|p| Arc::ptr_eq(p, link))
     }
 
     /// Takes the link away if it is still this one.

@@ -27,14 +27,18 @@ struct Shared {
 pub(crate) struct Part(Option<Arc<Shared>>);
 
 impl Gate {
-    /// For something that is acknowledged with `completion`, whose reason is that of the parts; the returned part is the
+    /// For something that is acknowledged with `completion`, whose reason is the highest of its own and the parts'; the returned part is the
     /// sender's own and is finished last.
     pub(crate) fn new(sender: &Arc<Mailbox>, completion: Completion) -> (Self, Part) {
+        let reason = match completion {
+            Completion::Published { reason, .. } => reason,
+            Completion::Released(_) | Completion::Release { .. } => ReasonCode::Success,
+        };
         let shared = Arc::new(Shared {
             completion,
             sender: Arc::downgrade(sender),
             unfinished: AtomicU32::new(1),
-            reason: AtomicU8::new(ReasonCode::Success.value()),
+            reason: AtomicU8::new(reason.value()),
         });
         (Self(Some(shared.clone())), Part(Some(shared)))
     }
@@ -63,8 +67,9 @@ impl Part {
         {
             let reason = ReasonCode::from_u8(shared.reason.load(Ordering::Relaxed));
             sender.complete(match shared.completion {
-                Completion::Published(ticket, _) => {
-                    Completion::Published(ticket, reason.unwrap_or(ReasonCode::UnspecifiedError))
+                Completion::Published { ticket, received, .. } => {
+                    let reason = reason.unwrap_or(ReasonCode::UnspecifiedError);
+                    Completion::Published { ticket, received, reason }
                 }
                 other => other,
             });

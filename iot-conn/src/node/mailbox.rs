@@ -49,8 +49,8 @@ pub(crate) enum Kind {
 /// Something that a connection may now say to its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Completion {
-    /// An inbound message is finished: PUBACK or PUBREC.
-    Published(Ticket, ReasonCode),
+    /// An inbound message is finished: PUBACK or PUBREC. `received` is the packet id that the store remembers for it.
+    Published { ticket: Ticket, received: Option<u16>, reason: ReasonCode },
     /// A PUBREL is finished: PUBCOMP.
     Released(Ticket),
     /// A PUBREC is durable: PUBREL.
@@ -143,17 +143,20 @@ impl Mailbox {
     pub(crate) fn post(&self, outgoing: Outgoing, part: Part) -> Posted {
         let mut state = self.state();
         if state.closed {
+            drop(state);
             part.finish(ReasonCode::Success);
             return Posted::Closed;
         }
         let full = state.data_bytes >= SOFT_BYTES_MAX || state.data.len() >= SOFT_MESSAGES_MAX;
         if full && outgoing.qos == QoS::AtMostOnce {
+            drop(state);
             part.finish(ReasonCode::Success);
             return Posted::Shed;
         }
         if state.data_bytes >= HARD_FACTOR * SOFT_BYTES_MAX || state.data.len() >= HARD_FACTOR * SOFT_MESSAGES_MAX {
             state.close.get_or_insert(ReasonCode::QuotaExceeded);
             self.changed.notify_one();
+            drop(state);
             part.finish(ReasonCode::Success);
             return Posted::Closed;
         }
@@ -164,6 +167,10 @@ impl Mailbox {
         }
         if full {
             state.waiting.push(part);
+            // The connection must watch from here on whether its client takes anything.
+            if state.waiting.len() == 1 {
+                self.changed.notify_one();
+            }
         } else {
             drop(state);
             part.finish(ReasonCode::Success);
@@ -259,6 +266,12 @@ impl Mailbox {
             drop(state);
             waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
         }
+    }
+
+    /// Whether the store has to be read before there is more to write.
+    pub(crate) fn is_behind(&self) -> bool {
+        let state = self.state();
+        state.catching_up && state.queued.is_empty()
     }
 
     /// Puts back what could not be written; it stays the next of its kind.

@@ -61,6 +61,9 @@ use crate::{
 /// How long connections get to end when the node drains.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// How long a draining node tries to store what was taken. What is left was not acknowledged.
+const STORED_MAX: Duration = Duration::from_secs(10);
+
 /// A running server's part for devices and applications. Cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -247,7 +250,9 @@ impl Node {
         inner.steps.close();
         inner.commander.close();
         readers.join().await;
-        workers.join().await;
+        if tokio::time::timeout(STORED_MAX, workers.join()).await.is_err() {
+            tracing::error!("the stores took no more; what could not be stored was not acknowledged");
+        }
         drop(background);
         ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
     }

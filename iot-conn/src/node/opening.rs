@@ -111,9 +111,6 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
             break (endpoint, opening);
         }
     };
-    if let Some(former) = endpoint.link() {
-        former.mailbox.close(ReasonCode::SessionTakenOver);
-    }
     let expiry_s = request.session_expiry_s.min(node.limits.session_expiry_s_max);
     let expiry = Duration::from_secs(u64::from(expiry_s));
     let persistent = expiry_s > 0 || (!request.clean_start && endpoint.is_stored());
@@ -125,13 +122,26 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
         device.clone(),
         running.mailbox.clone(),
     );
-    let will = match request.will.take() {
-        Some(will) => Some(node.permit_will(&probe, will).await?),
-        None => None,
+    let taken = match permit_will(node, &probe, &mut request).await {
+        Ok(will) => {
+            if let Some(former) = endpoint.link() {
+                former.mailbox.close(ReasonCode::SessionTakenOver);
+            }
+            let taken = take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await;
+            taken.map(|(epoch, resumed)| (will, epoch, resumed)).map_err(|error| unavailable(&error))
+        }
+        Err(reason) => Err(reason),
     };
-    let (epoch, resumed) = take(node, &endpoint, &request, persistent, expiry, will.as_ref())
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let (will, epoch, resumed) = match taken {
+        Ok(taken) => taken,
+        Err(reason) => {
+            // Made for this attempt, and nobody else will take it away.
+            if !endpoint.is_connected() && !endpoint.is_stored() {
+                node.registry.remove(&endpoint);
+            }
+            return Err(reason);
+        }
+    };
     let session_present = resumed.is_some();
     if !session_present {
         node.unsubscribe_all(&endpoint);
@@ -146,8 +156,11 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
     if persistent {
         running.mailbox.fall_behind();
     }
-    endpoint.set_link(link.clone());
+    if let Some(former) = endpoint.set_link(link.clone()) {
+        node.registry.release(&endpoint.session, &node.access.depends_on(&former.principal));
+    }
     node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
+    node.arrived(&link).await;
     drop(opening);
     // What was revoked between the first question and the registration above would be missed otherwise.
     match node.access.standing(&principal).await {
@@ -168,9 +181,15 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
             received: resumed.received,
         },
     );
-    node.arrived(&link).await;
     let sent_through = session_present.then_some(resumed.sent_through).filter(|through| *through > Position(0));
     Ok((endpoint, link, will, expiry, Progress::after(sent_through)))
+}
+
+async fn permit_will(node: &Inner, link: &Link, request: &mut ConnectRequest) -> Result<Option<Will>, ReasonCode> {
+    match request.will.take() {
+        Some(will) => node.permit_will(link, will).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 fn unavailable(error: &StoreError) -> ReasonCode {
@@ -258,8 +277,11 @@ async fn take(
         })
         .await?;
     endpoint.set_stored(persistent);
-    if let Some(will) = opened.will {
-        node.publish_will(will).await?;
+    // The session is taken: what fails from here on must not leave it without a connection.
+    if let Some(will) = opened.will
+        && let Err(error) = node.publish_will(will).await
+    {
+        tracing::error!(error = &error as &dyn std::error::Error, "a will cannot be published");
     }
     Ok((opened.epoch, opened.resumed))
 }
@@ -270,7 +292,6 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
     connection.mailbox.shut();
     let opening = endpoint.opening.lock().await;
     let current = endpoint.clear_link(link);
-    link.ended.notify_waiters();
     let expiry = match cause {
         Cause::Disconnected { session_expiry_s: Some(s), .. } => {
             Duration::from_secs(u64::from((*s).min(node.limits.session_expiry_s_max)))
@@ -300,10 +321,11 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
             node.registry.remove(endpoint);
         }
     }
-    drop(opening);
+    // Before another connection can take the session, so that the last that is told is true.
     if current {
         node.departed(link, cause).await;
     }
+    drop(opening);
     if let Some(will) = will.filter(|_| !later)
         && let Err(error) = node.publish_will(will.message.clone()).await
     {

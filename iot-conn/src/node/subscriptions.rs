@@ -57,12 +57,24 @@ impl Session {
                 Err(reason) => codes.push(reason),
             }
         }
-        if !self.store(&granted).await {
+        // Not while another connection takes the session: it would inherit what it did not ask for.
+        let opening = self.endpoint.opening.clone();
+        let _opening = opening.lock().await;
+        if !self.is_current() || !self.store(&granted).await {
             return vec![ReasonCode::UnspecifiedError; filters.len()];
         }
         self.note_new(filters, &granted);
         granted.into_iter().for_each(|subscription| self.connection.node.subscribe(&self.endpoint, subscription));
         codes
+    }
+
+    /// Whether this connection still has its session; if not, it ends.
+    fn is_current(&mut self) -> bool {
+        let current = self.endpoint.is_linked_to(&self.link);
+        if !current {
+            self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+        }
+        current
     }
 
     fn permit(&self, filter: &str) -> Result<(), ReasonCode> {
@@ -114,11 +126,19 @@ impl Session {
     /// Unsubscribes; a code per filter.
     pub(crate) async fn unsubscribe(&mut self, filters: &[String]) -> Vec<ReasonCode> {
         let full: Vec<String> = filters.iter().map(|filter| full_filter(self.link.device.as_ref(), filter)).collect();
+        let opening = self.endpoint.opening.clone();
+        let _opening = opening.lock().await;
+        if !self.is_current() {
+            return vec![ReasonCode::UnspecifiedError; filters.len()];
+        }
         if self.link.persistent {
             let store = &self.connection.node.stores.sessions;
             match store.unsubscribe(&self.endpoint.session, self.link.epoch, &full).await {
                 Ok(Fenced::Done) => {}
-                Ok(Fenced::Superseded) => self.connection.engine.disconnect(ReasonCode::SessionTakenOver),
+                Ok(Fenced::Superseded) => {
+                    self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+                    return vec![ReasonCode::UnspecifiedError; filters.len()];
+                }
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "an unsubscription cannot be stored");
                     return vec![ReasonCode::UnspecifiedError; filters.len()];
