@@ -236,6 +236,11 @@ impl Registry {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_no_dependants(&self) -> bool {
+        self.dependants.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The connected sessions whose standing is read from a record.
     pub(crate) fn dependants(&self, key: &Key) -> Vec<Arc<Endpoint>> {
         let dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);

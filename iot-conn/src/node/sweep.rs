@@ -36,7 +36,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
     }
 }
 
-async fn sweep(node: &Inner) -> Result<(), StoreError> {
+pub(super) async fn sweep(node: &Inner) -> Result<(), StoreError> {
     loop {
         let due = node.stores.sessions.due(node.clock.timestamp(), SWEEP_PAGE).await?;
         let full = due.len() == SWEEP_PAGE as usize;

@@ -1,3 +1,14 @@
+#[cfg(feature = "device")]
+mod cloud;
+#[cfg(feature = "device")]
+mod delivery;
+#[cfg(feature = "device")]
+mod permissions;
+#[cfg(feature = "device")]
+mod pressure;
+#[cfg(feature = "device")]
+mod sessions;
+
 use iot_core::{
     event::{Event, Report, Value},
     id::{DeviceId, Metric, OwnershipEpoch, ProductId, TenantId},
