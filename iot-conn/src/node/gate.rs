@@ -76,3 +76,42 @@ impl Part {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::mailbox::mailbox;
+
+    fn gate() -> (Arc<Mailbox>, Gate, Part) {
+        let sender = mailbox();
+        let (gate, own) = Gate::new(&sender, Completion::Release { packet_id: 1, tag: 2 });
+        (sender, gate, own)
+    }
+
+    #[test]
+    fn it_opens_once_when_the_last_part_is_finished() {
+        let (sender, gate, own) = gate();
+        let (first, second) = (gate.part(), gate.part());
+        own.finish(ReasonCode::Success);
+        second.finish(ReasonCode::Success);
+        assert!(sender.look().completions.is_empty());
+        first.finish(ReasonCode::Success);
+        assert_eq!(sender.look().completions, [Completion::Release { packet_id: 1, tag: 2 }]);
+    }
+
+    #[test]
+    fn a_part_that_is_dropped_keeps_it_shut() {
+        let (sender, gate, own) = gate();
+        drop(gate.part());
+        own.finish(ReasonCode::Success);
+        drop(gate);
+        assert!(sender.look().completions.is_empty());
+    }
+
+    #[test]
+    fn a_sender_that_is_gone_is_told_nothing() {
+        let (sender, _gate, own) = gate();
+        drop(sender);
+        own.finish(ReasonCode::Success);
+    }
+}

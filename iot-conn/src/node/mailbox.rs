@@ -287,6 +287,11 @@ impl Mailbox {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn queued_len(&self) -> usize {
+        self.state().queued.len()
+    }
+
     /// Whether senders wait for this subscriber.
     pub(crate) fn is_congested(&self) -> bool {
         let state = self.state();

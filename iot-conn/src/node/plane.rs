@@ -112,41 +112,72 @@ impl<T> Plane<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, sync::Arc, task::Poll};
+    use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
     use super::*;
 
-    fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
-        matches!(future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())), Poll::Ready(()))
+    async fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        let mut future = future;
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
     }
 
     #[tokio::test]
     async fn flushed_waits_for_what_was_taken_and_not_for_what_comes_later() {
         let plane = Plane::new(2);
-        assert!(is_ready(pin!(plane.flushed())));
+        assert!(is_ready(pin!(plane.flushed())).await);
         plane.push(1);
         let mut flushed = pin!(plane.flushed());
-        assert!(!is_ready(flushed.as_mut()));
+        assert!(!is_ready(flushed.as_mut()).await);
         assert_eq!(plane.take(10).await, Some(vec![1]));
-        assert!(!is_ready(flushed.as_mut()), "it is being worked on");
+        assert!(!is_ready(flushed.as_mut()).await, "it is being worked on");
         plane.push(2);
         assert_eq!(plane.take(10).await, Some(vec![2]));
-        assert!(is_ready(flushed.as_mut()));
+        assert!(is_ready(flushed.as_mut()).await);
     }
 
     #[tokio::test]
-    async fn it_is_pressed_at_its_bound_and_relieved_by_a_batch() {
-        let plane = Arc::new(Plane::new(2));
-        plane.push(1);
-        assert!(!plane.is_pressed());
-        plane.push(2);
-        assert!(plane.is_pressed());
+    async fn relief_after_the_question_is_not_missed() {
+        let plane = Plane::new(2);
+        (0..3).for_each(|n| plane.push(n));
         let mut relieved = pin!(plane.relieved());
-        assert_eq!(plane.take(1).await, Some(vec![1]));
-        assert!(is_ready(relieved.as_mut()));
+        assert!(plane.is_pressed());
+        assert_eq!(plane.take(2).await, Some(vec![0, 1]));
         assert!(!plane.is_pressed());
+        assert!(is_ready(relieved.as_mut()).await, "not polled before");
+    }
+
+    #[tokio::test]
+    async fn what_was_pushed_before_the_close_is_taken_in_order() {
+        let plane = Plane::new(1);
+        (0..5).for_each(|n| plane.push(n));
         plane.close();
-        assert_eq!(plane.take(1).await, Some(vec![2]), "closing loses nothing");
-        assert_eq!(plane.take(1).await, None);
+        assert_eq!(plane.take(3).await, Some(vec![0, 1, 2]));
+        assert_eq!(plane.take(3).await, Some(vec![3, 4]));
+        assert_eq!(plane.take(3).await, None);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_push_is_missed_by_a_worker_that_falls_asleep() {
+        const COUNT: usize = 20_000;
+        let plane = Arc::new(Plane::new(usize::MAX));
+        let worker = tokio::spawn({
+            let plane = plane.clone();
+            async move {
+                let mut all = Vec::new();
+                while let Some(batch) = plane.take(7).await {
+                    all.extend(batch);
+                }
+                all
+            }
+        });
+        for n in 0..COUNT {
+            plane.push(n);
+            if n % 3 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        plane.close();
+        let all = tokio::time::timeout(Duration::from_secs(20), worker).await.unwrap().unwrap();
+        assert_eq!(all, (0..COUNT).collect::<Vec<_>>());
     }
 }

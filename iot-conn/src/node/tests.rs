@@ -2,6 +2,7 @@
 mod cloud;
 #[cfg(feature = "device")]
 mod delivery;
+mod mailbox;
 #[cfg(feature = "device")]
 mod permissions;
 #[cfg(feature = "device")]

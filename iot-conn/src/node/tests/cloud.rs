@@ -75,6 +75,7 @@ pub(super) struct Cloud {
     pub(super) sessions: Arc<Failing>,
     book: Arc<Book>,
     address: SocketAddr,
+    pub(super) websocket: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), ServeError>>,
 }
@@ -109,12 +110,12 @@ impl Cloud {
             websocket: false,
             anonymous: true,
         };
-        let bound = Bound::bind(vec![listener]).unwrap();
-        let address = bound.addresses()[0].1;
+        let bound = Bound::bind(vec![listener.clone(), Listener { name: "ws", websocket: true, ..listener }]).unwrap();
+        let (address, websocket) = (bound.addresses()[0].1, bound.addresses()[1].1);
         let (stop, stopped) = oneshot::channel();
         let serving = node.clone();
         let served = tokio::spawn(async move { serving.serve(bound, async { drop(stopped.await) }).await });
-        Self { node, clock, sessions, book, address, stop, served }
+        Self { node, clock, sessions, book, address, websocket, stop, served }
     }
 
     pub(super) async fn stop(self) {
@@ -176,13 +177,16 @@ fn device(id: &str) -> Device {
     }
 }
 
-// === Who is who: `dev-<id>` is a device, `view-<name>` only reads, `app-<name>` may do all, nothing is anonymous ===
+// === Who is who: `dev-<id>` is a device, `dev-<id>.<key>` with another key, `view-<name>` only reads, `app-<name>` may do all, nothing is anonymous ===
 
 fn authenticator() -> BoxAuthenticator {
     let answer = |credentials: Credentials| async move {
         let subject = match &credentials.proof {
             Proof::Token(token) => match token.expose().split_once('-') {
-                Some(("dev", id)) => Subject::Device { device: id.parse()?, fingerprint: "f".into() },
+                Some(("dev", id)) => {
+                    let (id, key) = id.split_once('.').unwrap_or((id, "first"));
+                    Subject::Device { device: id.parse()?, fingerprint: key.into() }
+                }
                 Some(("app" | "view", _)) => Subject::Token(token.expose().parse()?),
                 _ => return Ok(Authentication::Refused(Refusal::Unknown)),
             },
@@ -229,7 +233,12 @@ impl Access for Book {
     }
 
     fn depends_on(&self, principal: &Principal) -> Vec<Key> {
-        vec![Device::key_of(&tenant(), &DeviceId::parse(&name(principal)).unwrap())]
+        let key = match &principal.subject {
+            Subject::Device { fingerprint, .. } => Some(Key::new("key", fingerprint.clone())),
+            _ => None,
+        };
+        let own = Device::key_of(&tenant(), &DeviceId::parse(&name(principal)).unwrap());
+        [own].into_iter().chain(key).collect()
     }
 }
 

@@ -3,7 +3,7 @@ use iot_core::message::QoS;
 use super::cloud::{Cloud, lasting, options};
 use crate::mqtt::{
     ReasonCode, RetainHandling,
-    client::{Event, Publication},
+    client::{ClientOptions, Event, Publication},
     packet::Subscription,
 };
 
@@ -138,14 +138,19 @@ async fn what_waits_for_a_session_comes_in_order() {
 #[tokio::test]
 async fn a_page_of_expired_messages_does_not_hold_up_what_follows() {
     let cloud = Cloud::start().await;
-    let mut publisher = cloud.client("app-a", "pub").await;
+    let mut publisher = cloud.offline(ClientOptions { queue_messages_max: 3_000, ..options("app-a", "pub") });
+    publisher.connect().await;
     let mut subscriber = cloud.offline(lasting("app-b", "sub"));
     subscriber.connect().await;
     subscriber.subscribe("x", QoS::AtLeastOnce).await;
     subscriber.cut();
-    for n in 0..600 {
+    // Several pages, more than what else happens on a new connection would wake it for.
+    for n in 0..3_000 {
         let message = Publication::new("x", n.to_string(), QoS::AtLeastOnce);
-        publisher.send(Publication { expiry_s: Some(1), ..message }).await;
+        publisher.engine.publish(Publication { expiry_s: Some(1), ..message }).unwrap();
+    }
+    while publisher.engine.unpublished() > 0 {
+        publisher.answer().await;
     }
     publisher.publish("x", "fresh", QoS::AtLeastOnce).await;
     cloud.clock.advance(std::time::Duration::from_secs(5));

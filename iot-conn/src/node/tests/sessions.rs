@@ -38,6 +38,8 @@ async fn nothing_is_left_when_all_have_left() {
             }
         }
     }
+    let _first_key = cloud.client("dev-lamp", "lamp").await;
+    cloud.client("dev-lamp.second", "lamp").await.leave(ReasonCode::Success).await;
     let inner = &cloud.node.inner;
     until("all to be gone", || cloud.node.sessions_len() == 0 && inner.router.is_empty()).await;
     assert!(inner.registry.has_no_dependants());

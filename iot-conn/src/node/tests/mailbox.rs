@@ -1,0 +1,335 @@
+use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, task::Context, task::Waker};
+
+use bytes::Bytes;
+use iot_core::{
+    id::TenantId,
+    message::{Message, QoS},
+    session::Position,
+    time::Timestamp,
+};
+use proptest::prelude::*;
+
+use crate::{
+    mqtt::ReasonCode,
+    node::{
+        gate::Gate,
+        mailbox::{
+            Completion, HARD_FACTOR, Kind, Mailbox, Outgoing, Posted, QUEUED_IN_MEMORY_MAX, SOFT_MESSAGES_MAX, mailbox,
+        },
+    },
+    router::Identifiers,
+};
+
+fn outgoing(text: &str, qos: QoS, kind: Kind) -> Outgoing {
+    let message = Message {
+        tenant: TenantId::parse("t").unwrap(),
+        topic: "x".into(),
+        payload: Bytes::copy_from_slice(text.as_bytes()),
+        qos,
+        retain: false,
+        properties: None,
+        published: Timestamp::EPOCH,
+        expires: None,
+        device: None,
+    };
+    Outgoing { message, qos, retain: false, identifiers: Identifiers::default(), kind }
+}
+
+fn passing(text: &str, qos: QoS) -> Outgoing {
+    outgoing(text, qos, Kind::Passing)
+}
+
+fn command(text: &str) -> Outgoing {
+    outgoing(text, QoS::AtLeastOnce, Kind::Command(text.parse().unwrap()))
+}
+
+fn queued(position: u64) -> Outgoing {
+    let kind = Kind::Queued { position: Position(position), released: false, dup: false };
+    outgoing(&position.to_string(), QoS::AtLeastOnce, kind)
+}
+
+fn texts(mailbox: &Mailbox, window: bool) -> Vec<String> {
+    std::iter::from_fn(|| mailbox.next(window))
+        .map(|outgoing| String::from_utf8(outgoing.message.payload.to_vec()).unwrap())
+        .collect()
+}
+
+/// Whether a look is called for; takes the call away.
+fn has_changed(mailbox: &Mailbox) -> bool {
+    pin!(mailbox.changed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+const DONE: Completion = Completion::Release { packet_id: 1, tag: 1 };
+
+fn post(to: &Mailbox, from: &Arc<Mailbox>, qos: QoS) -> Posted {
+    let (gate, own) = Gate::new(from, DONE);
+    let posted = to.post(passing("x", qos), gate.part());
+    own.finish(ReasonCode::Success);
+    posted
+}
+
+fn fill(mailbox: &Mailbox, count: usize) {
+    for _ in 0..count {
+        assert_eq!(mailbox.post(passing("x", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+    }
+}
+
+#[test]
+fn control_goes_before_data() {
+    let mailbox = mailbox();
+    assert_eq!(mailbox.post(passing("data", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+    mailbox.post_queued(queued(1));
+    assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
+    assert_eq!(texts(&mailbox, true), ["control", "data", "1"]);
+}
+
+#[test]
+fn without_a_window_only_quality_0_goes() {
+    let mailbox = mailbox();
+    assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
+    assert_eq!(mailbox.post(passing("quick", QoS::AtMostOnce), Gate::open().part()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("safe", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+    assert_eq!(texts(&mailbox, false), ["quick"]);
+    assert_eq!(texts(&mailbox, true), ["control", "safe"]);
+}
+
+#[test]
+fn what_is_put_back_is_the_next() {
+    let mailbox = mailbox();
+    for text in ["a", "b"] {
+        assert_eq!(mailbox.post(passing(text, QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+        assert_eq!(mailbox.post_control(command(text)), Posted::Taken);
+    }
+    (1..=2).for_each(|n| mailbox.post_queued(queued(n)));
+    for _ in 0..6 {
+        let next = mailbox.next(true).unwrap();
+        mailbox.put_back(next);
+        mailbox.next(true).unwrap();
+    }
+    assert!(mailbox.next(true).is_none());
+    let (first, _second) = (command("a"), mailbox.post_control(command("b")));
+    mailbox.put_back(first);
+    assert_eq!(texts(&mailbox, true), ["a", "b"]);
+}
+
+#[test]
+fn above_the_soft_bound_quality_0_is_shed_and_senders_wait_until_half_is_gone() {
+    let (mailbox, sender) = (mailbox(), mailbox());
+    fill(&mailbox, SOFT_MESSAGES_MAX - 1);
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
+    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(post(&mailbox, &sender, QoS::AtMostOnce), Posted::Shed);
+    assert_eq!(sender.look().completions, [DONE], "nobody waits for what was shed");
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
+    assert!(sender.look().completions.is_empty() && mailbox.is_congested());
+    for _ in 0..SOFT_MESSAGES_MAX / 2 + 1 {
+        assert!(sender.look().completions.is_empty());
+        mailbox.next(true).unwrap();
+    }
+    mailbox.next(true).unwrap();
+    assert_eq!((sender.look().completions, mailbox.is_congested()), (vec![DONE], false));
+}
+
+#[test]
+fn a_connection_that_sleeps_is_told_that_senders_wait() {
+    let (mailbox, sender) = (mailbox(), mailbox());
+    fill(&mailbox, SOFT_MESSAGES_MAX);
+    assert!(has_changed(&mailbox) && !has_changed(&mailbox));
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
+    assert!(has_changed(&mailbox));
+}
+
+#[test]
+fn the_hard_bound_ends_the_connection_and_frees_the_sender() {
+    let (mailbox, sender) = (mailbox(), mailbox());
+    fill(&mailbox, HARD_FACTOR * SOFT_MESSAGES_MAX);
+    assert!(mailbox.look().close.is_none());
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Closed);
+    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(mailbox.look().close, Some(ReasonCode::QuotaExceeded));
+}
+
+#[test]
+fn shutting_frees_who_waits_and_takes_nothing_more() {
+    let (mailbox, sender) = (mailbox(), mailbox());
+    fill(&mailbox, SOFT_MESSAGES_MAX);
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
+    mailbox.shut();
+    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Closed);
+    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(mailbox.post_control(command("c")), Posted::Closed);
+    mailbox.post_queued(queued(1));
+    mailbox.post_read(queued(2));
+    assert!(mailbox.next(true).is_none());
+}
+
+/// The last part of a gate may be finished where its own mailbox is posted to.
+#[test]
+fn a_sender_may_be_its_own_subscriber() {
+    let mailbox = mailbox();
+    mailbox.shut();
+    let (gate, own) = Gate::new(&mailbox, DONE);
+    let part = gate.part();
+    own.finish(ReasonCode::Success);
+    let (told, tells) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(mailbox.post(passing("x", QoS::AtLeastOnce), part)));
+    assert_eq!(tells.recv_timeout(std::time::Duration::from_secs(10)), Ok(Posted::Closed));
+}
+
+#[test]
+fn the_highest_reason_is_told() {
+    let sender = mailbox();
+    let mut connection = crate::mqtt::server::Connection::new(
+        iot_core::time::Monotonic::ZERO,
+        crate::mqtt::server::ConnectionLimits::default(),
+    );
+    let ticket = ticket(&mut connection);
+    let completion = |reason| Completion::Published { ticket, received: Some(7), reason };
+    for own_reason in [ReasonCode::Success, ReasonCode::QuotaExceeded] {
+        let (gate, own) = Gate::new(&sender, completion(ReasonCode::Success));
+        let (low, high) = (gate.part(), gate.part());
+        high.finish(ReasonCode::NotAuthorized);
+        low.finish(ReasonCode::NoMatchingSubscribers);
+        own.finish(own_reason);
+        assert_eq!(sender.look().completions, [completion(own_reason.max(ReasonCode::NotAuthorized))]);
+    }
+}
+
+/// A ticket, from a message that a client has sent.
+fn ticket(connection: &mut crate::mqtt::server::Connection) -> crate::mqtt::server::Ticket {
+    use crate::mqtt::server::{Accepted, Event};
+    let now = iot_core::time::Monotonic::ZERO;
+    let bytes = b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04lamp\x32\x05\0\x01x\0\x01";
+    let mut input = bytes::BytesMut::from(&bytes[..]);
+    connection.handle_input(now, &mut input);
+    assert!(matches!(connection.poll_event(), Some(Event::Connect(_))));
+    connection.accept(now, Accepted::default());
+    connection.handle_input(now, &mut input);
+    match connection.poll_event() {
+        Some(Event::Publish(request)) => request.ticket.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+// === The queue in the store, and the part of it in memory ===
+
+/// What may happen between a worker that stores and hands out, and a connection that reads and writes.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    /// The worker stores so many messages.
+    Store(u64),
+    /// It hands so many of those out.
+    HandOut(u64),
+    /// The connection begins to read, if it is behind.
+    Begin,
+    /// The store answers it.
+    Answer,
+    /// What was answered is taken in.
+    TakeIn,
+    /// It writes so many.
+    Write(u64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (1..400u64).prop_map(Happening::Store),
+        (1..400u64).prop_map(Happening::HandOut),
+        Just(Happening::Begin),
+        Just(Happening::Answer),
+        Just(Happening::TakeIn),
+        (1..400u64).prop_map(Happening::Write),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    stored: BTreeMap<u64, ()>,
+    handed_out: u64,
+    reading: bool,
+    answer: Option<Vec<u64>>,
+    read: u64,
+    last: u64,
+    written: Vec<u64>,
+}
+
+const PAGE: usize = 256;
+
+impl Model {
+    fn happens(&mut self, mailbox: &Mailbox, happening: Happening) {
+        match happening {
+            Happening::Store(count) => {
+                let next = self.stored.len() as u64 + 1;
+                self.stored.extend((next..next + count).map(|n| (n, ())));
+            }
+            Happening::HandOut(count) => {
+                let until = (self.handed_out + count).min(self.stored.len() as u64);
+                (self.handed_out + 1..=until).for_each(|n| mailbox.post_queued(queued(n)));
+                self.handed_out = until;
+            }
+            Happening::Begin if !self.reading && mailbox.look().behind => {
+                mailbox.begin_read();
+                self.reading = true;
+            }
+            Happening::Answer if self.reading && self.answer.is_none() => {
+                let after = self.read.max(self.last);
+                self.answer = Some(self.stored.range(after + 1..).take(PAGE).map(|(n, ())| *n).collect());
+            }
+            Happening::TakeIn => {
+                let Some(page) = self.answer.take() else { return };
+                let end = page.len() < PAGE;
+                for n in page {
+                    self.read = n;
+                    mailbox.post_read(queued(n));
+                }
+                if end {
+                    mailbox.caught_up();
+                }
+                self.reading = false;
+            }
+            // A connection that reads does nothing else.
+            Happening::Write(count) if !self.reading => (0..count).for_each(|_| self.write(mailbox)),
+            _ => {}
+        }
+    }
+
+    fn write(&mut self, mailbox: &Mailbox) {
+        let Some(Kind::Queued { position, .. }) = mailbox.next(true).map(|outgoing| outgoing.kind) else { return };
+        if position.0 > self.last {
+            self.last = position.0;
+            self.written.push(position.0);
+        }
+    }
+
+    /// Lets everything that is under way come to its end.
+    fn settle(&mut self, mailbox: &Mailbox) {
+        let rest = [Happening::HandOut(u64::MAX / 2), Happening::Answer, Happening::TakeIn];
+        rest.into_iter().for_each(|happening| self.happens(mailbox, happening));
+        let rounds = self.stored.len() / PAGE + 3;
+        for _ in 0..rounds {
+            let all = self.stored.len() as u64 * 2 + 1;
+            for happening in [Happening::Write(all), Happening::Begin, Happening::Answer, Happening::TakeIn] {
+                self.happens(mailbox, happening);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_of_a_queue_is_lost_or_repeated_or_out_of_order(
+        begins_behind: bool,
+        happenings in prop::collection::vec(happening(), 0..60),
+    ) {
+        let (mailbox, mut model) = (mailbox(), Model::default());
+        if begins_behind {
+            mailbox.fall_behind();
+        }
+        for happening in happenings {
+            model.happens(&mailbox, happening);
+            prop_assert!(mailbox.queued_len() <= QUEUED_IN_MEMORY_MAX + PAGE);
+        }
+        model.settle(&mailbox);
+        prop_assert_eq!(model.written, model.stored.into_keys().collect::<Vec<_>>());
+    }
+}
