@@ -15,11 +15,15 @@ use tempfile::TempDir;
 use crate::{
     http::Api,
     process::{Process, program},
+    trace,
     wait::{SOON, until},
 };
 
 /// The listeners that have a port in a journey.
 const LISTENERS: [&str; 5] = ["mqtt", "mqtts", "ws", "wss", "http"];
+
+/// The trace's name in the cloud's folder.
+const TRACE: &str = "trace";
 
 /// How long draining may take: the server's own limits and a little.
 const DRAINED_WITHIN: Duration = Duration::from_secs(15);
@@ -36,7 +40,10 @@ pub struct Run {
 
 /// `iot-server` with these arguments, in `folder`, without the settings of whoever runs the tests.
 pub fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program("iot-server", "IOT_SERVER_BIN"));
+    prepared(Command::new(program("iot-server", "IOT_SERVER_BIN")), folder, args)
+}
+
+fn prepared(mut command: Command, folder: &Path, args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("IOT_")) {
         command.env_remove(name);
     }
@@ -47,7 +54,11 @@ pub fn command(folder: &Path, args: &[&str]) -> Command {
 impl Run {
     /// Starts the server and waits until it is ready; the end of the process is an error with what it said.
     pub fn start(folder: &Path, args: &[&str]) -> Result<Self, String> {
-        let mut process = Process::start("iot-server", command(folder, args), "cargo build -p iot-server");
+        Self::start_by(command(folder, args), "cargo build -p iot-server")
+    }
+
+    fn start_by(command: Command, remedy: &str) -> Result<Self, String> {
+        let mut process = Process::start("iot-server", command, remedy);
         let ended = until("the server to be ready", SOON, || match process.ended() {
             Some(status) => Some(Some(status)),
             None => process.out().iter().any(|line| line == "ready").then_some(None),
@@ -102,10 +113,24 @@ impl Cloud {
     /// Starts with an empty folder on free ports and signs in.
     #[track_caller]
     pub fn start(args: &[&str]) -> Self {
+        Self::start_by(args, Run::start)
+    }
+
+    /// The same, with what the server asks of the kernel written to [`Self::trace`] until it ends.
+    #[track_caller]
+    pub fn start_traced(args: &[&str]) -> Self {
+        Self::start_by(args, |folder, all| {
+            let strace = trace::strace(&folder.join(TRACE), &program("iot-server", "IOT_SERVER_BIN"));
+            Run::start_by(prepared(strace, folder, all), trace::STRACE)
+        })
+    }
+
+    #[track_caller]
+    fn start_by(args: &[&str], start: impl FnOnce(&Path, &[&str]) -> Result<Run, String>) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         let mut all = ports(|_| "127.0.0.1:0".to_owned());
         all.extend(args.iter().map(|&arg| arg.to_owned()));
-        let run = Run::start(folder.path(), &texts(&all)).expect("the server starts with an empty folder");
+        let run = start(folder.path(), &texts(&all)).expect("the server starts with an empty folder");
         let password = run.password.clone().expect("the first start prints a password");
         let answer = run.api().with_password("admin", &password).post("/v1/sign-in", &json!({}));
         let token = answer.is(200)["token"].as_str().expect("sign-in answers a token").to_owned();
@@ -150,6 +175,16 @@ impl Cloud {
         let issued = self.admin().post("/v1/tokens", &json!({"name": role, "role": role})).is(201);
         let text = |member: &str| issued[member].as_str().expect("it is a text").to_owned();
         (text("id"), text("token"))
+    }
+
+    /// The whole trace of a server that was traced and has ended.
+    #[track_caller]
+    pub fn trace(&self) -> String {
+        assert!(self.run.is_none(), "the server runs");
+        until("the end of the trace", SOON, || {
+            let trace = std::fs::read_to_string(self.folder().join(TRACE)).expect("the server was traced");
+            trace::is_whole(&trace).then_some(trace)
+        })
     }
 
     /// kill -9.

@@ -9,8 +9,9 @@
 //! | [`cloud`] | `iot-server`: start, kill, terminate, start again on the same folder and ports |
 //! | [`http`] | HTTP with a bearer token |
 //! | [`mqtt`] | our own MQTT client engine over TCP and TLS, one call at a time |
-//! | [`unit`] | devices: claimed by the test itself, or `iot-device` as a process |
+//! | [`mod@unit`] | devices: claimed by the test itself, or `iot-device` as a process |
 //! | [`tools`] | clients that we did not write: mosquitto and paho |
+//! | [`trace`] | what the server asked of the kernel, in order |
 //! | [`process`], [`wait`] | child processes and deadlines |
 
 pub mod cloud;
@@ -18,5 +19,6 @@ pub mod http;
 pub mod mqtt;
 pub mod process;
 pub mod tools;
+pub mod trace;
 pub mod unit;
 pub mod wait;

@@ -28,6 +28,16 @@ pub fn mosquitto_sub(args: &[&str]) -> Process {
     process
 }
 
+/// Runs `mosquitto_sub` until it has subscribed, and no longer: a session without a connection stays.
+#[track_caller]
+pub fn mosquitto_session(client_id: &str, args: &[&str]) {
+    let mut command = Command::new("mosquitto_sub");
+    command.args(["-c", "-E", "-i", client_id]).args(args);
+    let mut process = Process::start("mosquitto_sub", command, MOSQUITTO);
+    let status = process.end(SOON);
+    assert!(status.success(), "mosquitto_sub {args:?}: {status}: {}", process.err().join("\n"));
+}
+
 /// Waits until `mosquitto_sub` shows a message, and answers its topic, quality of service, retain flag and payload.
 #[track_caller]
 pub fn shown(

@@ -85,6 +85,8 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
             _ => tracing::warn!("an effect of an unknown kind was dropped"),
         }
     }
+    // The checkpoint must not pass an announcement that is not durable.
+    node.offers.flushed().await;
     Ok(())
 }
 
@@ -110,7 +112,7 @@ async fn set_alarm(
     let key = Alarm::key_of(tenant, device, name);
     // Nearly every effect says what is so already: that costs no look at the store.
     let known = node.directory.alarm(&*node.stores.meta, key.clone()).await?;
-    if known.map_or(!active, |alarm| alarm.active == active) {
+    if known.as_ref().map_or(!active, |alarm| alarm.active == active && alarm.cause != effect.cause.to_string()) {
         return Ok(());
     }
     loop {

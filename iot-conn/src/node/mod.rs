@@ -86,6 +86,9 @@ pub(crate) struct Inner {
     pub(crate) offers: Arc<Plane<Offer>>,
     pub(crate) steps: Arc<Plane<Step>>,
     pub(crate) looked_at_us: AtomicU64,
+    // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
+    // await.
+    pub(crate) retaining: std::sync::RwLock<()>,
     epochs: AtomicU64,
     id: NodeId,
     acceptor: Acceptor,
@@ -411,6 +414,7 @@ impl Builder<Authenticated> {
             // Bounded by what clients have in flight: a step settles a message that was delivered or received.
             steps: Arc::new(Plane::new(usize::MAX)),
             looked_at_us: AtomicU64::new(0),
+            retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),
             id: self.id,
             connections_max: self.acceptor_limits.connections_max,

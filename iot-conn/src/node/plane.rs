@@ -6,7 +6,7 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A queue between connections and one worker that works in batches.
 ///
@@ -15,17 +15,27 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Plane<T> {
     // Small sections, never across an await.
-    items: Mutex<VecDeque<T>>,
+    items: Mutex<Items<T>>,
+    // How many of all that were ever pushed the worker is done with.
+    done: watch::Sender<u64>,
     pressed_len: usize,
     closed: AtomicBool,
     pushed: Notify,
     relieved: Notify,
 }
 
+#[derive(Debug)]
+struct Items<T> {
+    waiting: VecDeque<T>,
+    // Of all time.
+    taken: u64,
+}
+
 impl<T> Plane<T> {
     pub(crate) fn new(pressed_len: usize) -> Self {
         Self {
-            items: Mutex::new(VecDeque::new()),
+            items: Mutex::new(Items { waiting: VecDeque::new(), taken: 0 }),
+            done: watch::channel(0).0,
             pressed_len,
             closed: AtomicBool::new(false),
             pushed: Notify::new(),
@@ -33,20 +43,20 @@ impl<T> Plane<T> {
         }
     }
 
-    fn items(&self) -> std::sync::MutexGuard<'_, VecDeque<T>> {
+    fn items(&self) -> std::sync::MutexGuard<'_, Items<T>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn push(&self, item: T) {
         let mut items = self.items();
-        items.push_back(item);
-        if items.len() == 1 {
+        items.waiting.push_back(item);
+        if items.waiting.len() == 1 {
             self.pushed.notify_one();
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.items().len()
+        self.items().waiting.len()
     }
 
     /// Whether connections must not read.
@@ -59,14 +69,28 @@ impl<T> Plane<T> {
         self.relieved.notified()
     }
 
+    /// Resolves when the worker is done with everything that was pushed before the call.
+    pub(crate) async fn flushed(&self) {
+        let mut done = self.done.subscribe();
+        let target = {
+            let items = self.items();
+            items.taken + items.waiting.len() as u64
+        };
+        // The sender lives as long as `self`.
+        let _never_fails = done.wait_for(|done| *done >= target).await;
+    }
+
     /// Takes up to `max`, waiting for the first; `None` once closed and empty. For one worker.
     pub(crate) async fn take(&self, max: usize) -> Option<Vec<T>> {
         loop {
             {
                 let mut items = self.items();
-                if !items.is_empty() {
-                    let count = items.len().min(max);
-                    let batch = items.drain(..count).collect();
+                // The worker comes back when it is done with what it took.
+                self.done.send_replace(items.taken);
+                if !items.waiting.is_empty() {
+                    let count = items.waiting.len().min(max);
+                    items.taken += count as u64;
+                    let batch = items.waiting.drain(..count).collect();
                     drop(items);
                     self.relieved.notify_waiters();
                     return Some(batch);
@@ -95,6 +119,20 @@ mod tests {
     async fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
         let mut future = future;
         poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn flushed_waits_for_what_was_taken_and_not_for_what_comes_later() {
+        let plane = Plane::new(2);
+        assert!(is_ready(pin!(plane.flushed())).await);
+        plane.push(1);
+        let mut flushed = pin!(plane.flushed());
+        assert!(!is_ready(flushed.as_mut()).await);
+        assert_eq!(plane.take(10).await, Some(vec![1]));
+        assert!(!is_ready(flushed.as_mut()).await, "it is being worked on");
+        plane.push(2);
+        assert_eq!(plane.take(10).await, Some(vec![2]));
+        assert!(is_ready(flushed.as_mut()).await);
     }
 
     #[tokio::test]

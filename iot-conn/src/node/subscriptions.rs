@@ -1,6 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE of one session.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use iot_core::{
     access::{Permission, Resource},
@@ -185,6 +185,8 @@ impl Session {
         let tenant = self.link.principal.tenant.clone();
         let now = node.clock.timestamp();
         let mut after: Option<Arc<str>> = None;
+        // What was published before the subscription and is not stored yet would be missed.
+        node.offers.flushed().await;
         loop {
             let page = node.stores.sessions.retained(&tenant, filter, after.as_deref(), RETAINED_PAGE, now).await?;
             let end = page.len() < RETAINED_PAGE as usize;
@@ -244,6 +246,7 @@ impl super::Inner {
             identifier: stored.identifier,
         };
         let tenant = endpoint.tenant.as_str();
+        let _ordered = self.retaining.write().unwrap_or_else(PoisonError::into_inner);
         if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New
         {
             metrics::gauge!("iot_subscriptions").increment(1.0);

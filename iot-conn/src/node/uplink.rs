@@ -1,6 +1,6 @@
 //! From a client's PUBLISH to the log, to subscribers, to the commander.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use iot_core::{
@@ -219,6 +219,7 @@ impl Inner {
         gate: &Gate,
     ) -> usize {
         let now = message.published;
+        let _ordered = message.retain.then(|| self.retaining.read().unwrap_or_else(PoisonError::into_inner));
         let mut matches = Vec::new();
         let is_online = |endpoint: &Arc<Endpoint>| endpoint.is_connected();
         self.router.matches(

@@ -215,6 +215,10 @@ impl Outbound {
     pub(super) fn complete(&mut self, ack: Ack<'_>, ids: &mut PacketIds) -> Result<Option<Event>, DecodeError> {
         match self.find(ack.packet_id) {
             None => Ok(None),
+            // The server does not know the message any more after a recovery: it is done with it (MQTT 5 §3.7.2.1).
+            Some((index, State::Release)) if ack.reason == ReasonCode::PacketIdentifierNotFound => {
+                Ok(self.published(index, ReasonCode::Success, ids))
+            }
             Some((index, State::Release)) => Ok(self.published(index, ack.reason, ids)),
             Some(_) => Err(DecodeError::protocol("a PUBCOMP answers a PUBREL (MQTT 5 §3.7)")),
         }
