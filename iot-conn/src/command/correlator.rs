@@ -167,9 +167,13 @@ impl Correlator {
         Submitted::Taken(self.open[&name].receipt.clone())
     }
 
-    /// Takes back a durable command that was stored before a restart.
+    /// Takes back a durable command that was stored before a restart. One that is known already stays as it is: what was
+    /// stored of it is older, and it may have been cancelled since.
     pub fn restore(&mut self, now: Now, command: DurableCommand) {
         let name = (command.receipt.tenant.clone(), command.receipt.id.clone());
+        if self.open.contains_key(&name) || self.finals.contains_key(&name) {
+            return;
+        }
         let left = command.receipt.deadline.since(now.timestamp);
         let entry = Entry {
             receipt: command.receipt,

@@ -1,6 +1,8 @@
 #[cfg(feature = "device")]
 mod cloud;
 #[cfg(feature = "device")]
+mod commands;
+#[cfg(feature = "device")]
 mod delivery;
 mod mailbox;
 #[cfg(feature = "device")]
