@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use async_trait::async_trait;
 
 use crate::{
-    id::{DeviceId, HomeId, OwnershipEpoch, TenantId, TokenId},
+    id::{AccountId, DeviceId, HomeId, LoginId, OwnershipEpoch, TenantId, TokenId},
     secret::Secret,
     store::{Key, Revision, StoreError},
     time::Timestamp,
@@ -33,6 +33,13 @@ pub enum Subject {
     },
     /// An application, by an API token.
     Token(TokenId),
+    /// A person, by an account.
+    Account {
+        /// Which.
+        account: AccountId,
+        /// By which of its sign-ins.
+        login: LoginId,
+    },
     /// A client without credentials, where a listener allows it.
     Anonymous,
 }
@@ -43,6 +50,7 @@ impl fmt::Display for Principal {
         match &self.subject {
             Subject::Device { device, .. } => write!(f, "{}/device/{device}", self.tenant),
             Subject::Token(token) => write!(f, "{}/token/{token}", self.tenant),
+            Subject::Account { account, .. } => write!(f, "{}/account/{account}", self.tenant),
             Subject::Anonymous => write!(f, "{}/anonymous", self.tenant),
         }
     }
@@ -74,6 +82,14 @@ pub enum Relation {
     Viewer,
     /// Of a device: is that device.
     Itself,
+    /// Of a home: it is theirs, with the devices that are bound to it. Includes [`Manager`](Self::Manager).
+    Owner,
+    /// Of a home: invites and removes members and guests, and binds devices. Includes [`Member`](Self::Member).
+    Manager,
+    /// Of a home: uses everything in it and sees its history. Includes [`Guest`](Self::Guest).
+    Member,
+    /// Of a home: sees the present state of its devices and controls them.
+    Guest,
     /// Of topics: publishes and subscribes.
     User,
 }
@@ -111,6 +127,8 @@ impl Grants {
 pub enum Permission {
     /// See products, devices, homes and whether devices are connected.
     ReadDevice,
+    /// See the present state of a device: its twin and newest values.
+    ReadState,
     /// Query and subscribe to what devices report.
     ReadTelemetry,
     /// Send commands and `down/custom`.
@@ -119,6 +137,20 @@ pub enum Permission {
     ManageDevices,
     /// Issue and revoke tokens and claim tokens.
     ManageCredentials,
+    /// Make people of the vendor out of accounts, and end that.
+    ManageAccounts,
+    /// Upload releases and roll them out.
+    ManageReleases,
+    /// Register and remove webhooks.
+    ManageWebhooks,
+    /// See a home's name and members.
+    ReadHome,
+    /// Rename a home, invite members and guests and remove them.
+    ManageHome,
+    /// Bind a device to a home.
+    Bind,
+    /// Unbind devices, decide about managers, transfer or dissolve the home.
+    OwnHome,
     /// Read the audit log.
     ReadAudit,
     /// Publish what a device reports, as that device.
@@ -133,12 +165,20 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 18] = [
         Self::ReadDevice,
+        Self::ReadState,
         Self::ReadTelemetry,
         Self::Control,
         Self::ManageDevices,
         Self::ManageCredentials,
+        Self::ManageAccounts,
+        Self::ManageReleases,
+        Self::ManageWebhooks,
+        Self::ReadHome,
+        Self::ManageHome,
+        Self::Bind,
+        Self::OwnHome,
         Self::ReadAudit,
         Self::Report,
         Self::Obey,
@@ -162,6 +202,11 @@ impl Resource {
     /// The tenant as a whole.
     pub fn tenant(tenant: &TenantId) -> Self {
         Self { tenant: tenant.clone(), device: None, home: None }
+    }
+
+    /// A home.
+    pub fn home(tenant: &TenantId, home: &HomeId) -> Self {
+        Self { tenant: tenant.clone(), device: None, home: Some(home.clone()) }
     }
 
     /// A device.
@@ -229,12 +274,23 @@ fn covers(object: &Object, resource: &Resource) -> bool {
 fn permits(relation: Relation, permission: Permission) -> bool {
     use Permission as P;
     match relation {
-        Relation::Admin => !matches!(permission, P::Report | P::Obey),
+        Relation::Admin => !matches!(permission, P::Report | P::Obey | P::Bind | P::OwnHome),
         Relation::Operator => {
-            matches!(permission, P::Control | P::ManageDevices | P::Publish) || permits(Relation::Viewer, permission)
+            matches!(permission, P::Control | P::ManageDevices | P::ManageReleases | P::Publish)
+                || permits(Relation::Viewer, permission)
         }
-        Relation::Viewer => matches!(permission, P::ReadDevice | P::ReadTelemetry | P::Subscribe),
+        Relation::Viewer => {
+            matches!(permission, P::ReadDevice | P::ReadState | P::ReadTelemetry | P::ReadHome | P::Subscribe)
+        }
         Relation::Itself => matches!(permission, P::Report | P::Obey),
+        Relation::Owner => permission == P::OwnHome || permits(Relation::Manager, permission),
+        Relation::Manager => {
+            matches!(permission, P::ManageHome | P::Bind | P::ManageWebhooks) || permits(Relation::Member, permission)
+        }
+        Relation::Member => {
+            matches!(permission, P::ReadTelemetry | P::ReadHome) || permits(Relation::Guest, permission)
+        }
+        Relation::Guest => matches!(permission, P::ReadDevice | P::ReadState | P::Control),
         Relation::User => matches!(permission, P::Publish | P::Subscribe),
     }
 }
@@ -354,11 +410,13 @@ mod tests {
     fn the_table_of_relations_and_permissions() {
         use Permission as P;
         let of = |relation| Grants::of(Object::Tenant(tenant("t")), relation);
-        let viewer = vec![P::ReadDevice, P::ReadTelemetry, P::Subscribe];
+        let viewer = vec![P::ReadDevice, P::ReadState, P::ReadTelemetry, P::ReadHome, P::Subscribe];
         assert_eq!(allowed(&of(Relation::Viewer), &lamp("t", 0)), viewer);
-        let operator = vec![P::ReadDevice, P::ReadTelemetry, P::Control, P::ManageDevices, P::Publish, P::Subscribe];
+        let added = [P::Control, P::ManageDevices, P::ManageReleases, P::Publish];
+        let operator: Vec<_> =
+            P::ALL.into_iter().filter(|permission| viewer.contains(permission) || added.contains(permission)).collect();
         assert_eq!(allowed(&of(Relation::Operator), &lamp("t", 0)), operator);
-        assert_eq!(allowed(&of(Relation::Admin), &lamp("t", 0)).len(), 8);
+        assert_eq!(allowed(&of(Relation::Admin), &lamp("t", 0)).len(), P::ALL.len() - 4);
         let device = Object::Device(tenant("t"), DeviceId::parse("lamp").unwrap(), OwnershipEpoch(3));
         assert_eq!(allowed(&Grants::of(device.clone(), Relation::Itself), &lamp("t", 3)), vec![P::Report, P::Obey]);
         assert_eq!(allowed(&Grants::of(device, Relation::Itself), &lamp("t", 4)), vec![]);

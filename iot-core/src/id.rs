@@ -105,6 +105,34 @@ text_id!(
     TokenId, "token id", "a-z, A-Z, 0-9, '-' and '_'", word
 );
 text_id!(
+    /// A person's account. Random; says nothing about the person.
+    AccountId, "account id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// One sign-in of an account, until it signs out.
+    LoginId, "login id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// An invitation to a home.
+    InviteId, "invite id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// A registered webhook.
+    WebhookId, "webhook id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// A release of a product's firmware.
+    ReleaseId, "release id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// One rollout of a release.
+    RolloutId, "rollout id", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
+    /// A service that devices ask through the cloud, such as `twin`.
+    ServiceName, "service name", "a-z, A-Z, 0-9, '-' and '_'", word
+);
+text_id!(
     /// One running server of a cluster, stable over its restarts.
     NodeId, "node id", "a-z, A-Z, 0-9, '-' and '_'", word
 );

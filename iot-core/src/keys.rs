@@ -14,6 +14,18 @@ pub enum Purpose {
     PrivateKey,
     /// Responses kept for idempotent requests.
     Response,
+    /// Addresses of people.
+    Email,
+    /// Access tokens of accounts.
+    AccessToken,
+    /// Codes by which devices are bound.
+    BindingCode,
+    /// Codes by which homes are shared.
+    ShareCode,
+    /// Secrets with which webhooks are signed.
+    WebhookSecret,
+    /// Links by which one device loads one image.
+    DownloadLink,
 }
 
 impl Purpose {
@@ -23,6 +35,12 @@ impl Purpose {
             Self::TokenHash => "token-hash",
             Self::PrivateKey => "private-key",
             Self::Response => "response",
+            Self::Email => "email",
+            Self::AccessToken => "access-token",
+            Self::BindingCode => "binding-code",
+            Self::ShareCode => "share-code",
+            Self::WebhookSecret => "webhook-secret",
+            Self::DownloadLink => "download-link",
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`problem`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
@@ -38,6 +38,7 @@ pub mod message;
 pub mod payload;
 pub mod problem;
 pub mod secret;
+pub mod service;
 pub mod session;
 pub mod store;
 pub mod time;

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DeviceId, TenantId, TokenId};
+use crate::id::{AccountId, DeviceId, TenantId, TokenId};
 
 /// Names a session. The principal is part of the name, so that a client can take over only sessions of its own.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +19,11 @@ impl SessionId {
     /// A session of an application that signed in with a token.
     pub fn token(tenant: &TenantId, token: &TokenId, client_id: &str) -> Self {
         Self(format!("{tenant}/t/{token}/{client_id}").into())
+    }
+
+    /// A session of an account.
+    pub fn account(tenant: &TenantId, account: &AccountId, client_id: &str) -> Self {
+        Self(format!("{tenant}/a/{account}/{client_id}").into())
     }
 
     /// A session of a client without credentials.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::id::DeviceId;
+use crate::id::{DeviceId, ServiceName};
 
 /// The text is not a topic name or filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -117,12 +117,16 @@ pub enum DeviceTopic<'a> {
     Reply,
     /// `up/custom/<path>`: the vendor's own; routed to subscribers, not stored.
     UpCustom(&'a str),
+    /// A question to a service, by its name.
+    Ask(&'a str),
     /// `down/command`: commands to the device.
     Command,
     /// `down/error`: what the node refused of the device's messages, and why.
     Error,
     /// `down/custom/<path>`: the vendor's own, from applications that may control the device.
     DownCustom(&'a str),
+    /// What a service says, by its name.
+    Answer(&'a str),
     /// `status`: retained; whether the device is connected.
     Status,
 }
@@ -140,14 +144,19 @@ impl<'a> DeviceTopic<'a> {
             other => match (other.strip_prefix("up/custom/"), other.strip_prefix("down/custom/")) {
                 (Some(path), _) if !path.is_empty() => Self::UpCustom(path),
                 (_, Some(path)) if !path.is_empty() => Self::DownCustom(path),
-                _ => return None,
+                _ => return Self::parse_service(other),
             },
         })
     }
 
+    fn parse_service(local: &'a str) -> Option<Self> {
+        let name = |prefix| local.strip_prefix(prefix).filter(|name| ServiceName::parse(name).is_ok());
+        name("up/service/").map(Self::Ask).or_else(|| name("down/service/").map(Self::Answer))
+    }
+
     /// Whether a device may publish here.
     pub fn is_up(self) -> bool {
-        matches!(self, Self::Telemetry | Self::Event | Self::Reply | Self::UpCustom(_))
+        matches!(self, Self::Telemetry | Self::Event | Self::Reply | Self::UpCustom(_) | Self::Ask(_))
     }
 }
 
@@ -158,6 +167,8 @@ impl fmt::Display for DeviceTopic<'_> {
             Self::Event => f.write_str("up/event"),
             Self::Reply => f.write_str("up/reply"),
             Self::UpCustom(path) => write!(f, "up/custom/{path}"),
+            Self::Ask(name) => write!(f, "up/service/{name}"),
+            Self::Answer(name) => write!(f, "down/service/{name}"),
             Self::Command => f.write_str("down/command"),
             Self::Error => f.write_str("down/error"),
             Self::DownCustom(path) => write!(f, "down/custom/{path}"),
@@ -241,11 +252,13 @@ mod tests {
             "down/command",
             "down/error",
             "down/custom/x",
+            "up/service/twin",
+            "down/service/twin",
             "status",
         ] {
             assert_eq!(DeviceTopic::parse(local).unwrap().to_string(), local);
         }
-        for other in ["up", "up/custom/", "up/telemetry/x", "telemetry", ""] {
+        for other in ["up", "up/custom/", "up/telemetry/x", "up/service/", "up/service/a/b", "telemetry", ""] {
             assert_eq!(DeviceTopic::parse(other), None, "{other}");
         }
         assert_eq!(split_device("d/lamp/up/telemetry"), Some(("lamp", "up/telemetry")));

@@ -254,6 +254,7 @@ pub(crate) fn session_of(principal: &Principal, client_id: &str) -> SessionId {
     match &principal.subject {
         Subject::Device { device, .. } => SessionId::device(&principal.tenant, device),
         Subject::Token(token) => SessionId::token(&principal.tenant, token, client_id),
+        Subject::Account { account, .. } => SessionId::account(&principal.tenant, account, client_id),
         _ => SessionId::anonymous(&principal.tenant, client_id),
     }
 }
