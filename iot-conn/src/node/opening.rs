@@ -157,14 +157,21 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
         running.mailbox.fall_behind();
     }
     if let Some(former) = endpoint.set_link(link.clone()) {
-        node.registry.release(&endpoint.session, &node.access.depends_on(&former.principal));
+        node.release(&endpoint, &former);
     }
     node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
     node.arrived(&link).await;
     drop(opening);
+    node.greet(&link);
     // What was revoked between the first question and the registration above would be missed otherwise.
     match node.access.standing(&principal).await {
-        Ok(Standing::Current(grants)) => link.set_grants(grants),
+        Ok(Standing::Current(grants)) => {
+            link.set_grants(grants);
+            if let Err(error) = node.resume_places(&endpoint, &link).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "devices cannot be read");
+                running.mailbox.close(ReasonCode::ServerBusy);
+            }
+        }
         Ok(Standing::Revoked) => running.mailbox.close(ReasonCode::NotAuthorized),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read");
@@ -301,7 +308,7 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
     let will = opened.will.as_ref().filter(|_| cause.with_will());
     let later = will.is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
     if current {
-        node.registry.release(&endpoint.session, &node.access.depends_on(&link.principal));
+        node.release(endpoint, link);
         if link.persistent {
             let closing = Closing {
                 session: endpoint.session.clone(),
@@ -350,6 +357,12 @@ impl Inner {
             device,
         };
         Ok(Will { message, delay: Duration::from_secs(u64::from(will.delay_s)) })
+    }
+
+    /// What a connection's standing was read from no longer concerns its session.
+    fn release(&self, endpoint: &Endpoint, link: &Link) {
+        self.registry.release(&endpoint.session, &self.access.depends_on(&link.principal));
+        self.registry.release(&endpoint.session, &link.places.keys(&link.principal.tenant));
     }
 
     /// A connection has taken a session.
