@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use iot_core::{
-    access::{Authentication, Credentials, Grants, Principal, Proof, Refusal, Standing, Subject},
+    access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
+    id::TenantId,
     message::Message,
     session::{Position, SessionEpoch},
     store::{Closing, Opening, StoreError},
@@ -371,7 +372,28 @@ impl Inner {
         let Some(device) = &link.device else { return };
         let presence = Presence { online: true, since: self.clock.timestamp(), cause: None };
         self.tell_presence(link, device, presence).await;
-        self.commander.connected(&link.principal.tenant, &device.id, device.epoch);
+        match self.withdraw_unpermitted(&link.principal.tenant, device).await {
+            Ok(()) => self.commander.connected(&link.principal.tenant, &device.id, device.epoch),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "senders of commands cannot be asked about");
+                link.mailbox.close(ReasonCode::ServerBusy);
+            }
+        }
+    }
+
+    /// Takes back what waited for a device if who asked for it may not control the device any more.
+    async fn withdraw_unpermitted(&self, tenant: &TenantId, device: &DeviceContext) -> Result<(), StoreError> {
+        let resource = device.resource(tenant);
+        for (id, sender) in self.commander.waiting(tenant, &device.id) {
+            let standing = self.access.standing(&sender.principal(tenant)).await?;
+            let now = self.clock.timestamp();
+            if !matches!(&standing, Standing::Current(grants) if check(grants, Permission::Control, &resource, now).allow)
+            {
+                tracing::info!(command = %id, device = %device.id, "taken back: its sender may not control the device now");
+                self.commander.withdraw(tenant, &id);
+            }
+        }
+        Ok(())
     }
 
     async fn departed(&self, link: &Link, cause: &Cause) {

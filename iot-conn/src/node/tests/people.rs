@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use iot_core::{access::Relation, clock::Clock, id::OwnershipEpoch, message::QoS};
+use iot_core::{
+    access::Relation,
+    clock::Clock,
+    command::{CommandRequest, CommandSender, CommandState, Offline},
+    id::OwnershipEpoch,
+    message::QoS,
+};
 
-use super::cloud::{Cloud, lasting, until};
-use crate::mqtt::{ReasonCode, packet::Subscription};
+use super::cloud::{Cloud, lasting, tenant, until};
+use crate::{
+    mqtt::{ReasonCode, packet::Subscription},
+    node::Commanded,
+};
 
 const REPORT: &str = r#"{"values":{"n":1}}"#;
 
@@ -127,4 +136,36 @@ async fn what_waited_for_somebody_who_was_removed_meanwhile_is_not_delivered() {
     let late = r#"{"values":{"n":2}}"#;
     lamp.publish("up/telemetry", late, QoS::AtLeastOnce).await;
     assert_eq!(ann.text().await, late);
+}
+
+#[tokio::test]
+async fn sh_6_a_command_that_waited_is_not_sent_when_its_sender_was_removed_meanwhile() {
+    let cloud = home().await;
+    cloud.grant("bob", Some(Relation::Guest), None).await;
+    let commander = cloud.node.commander();
+    for who in ["ann", "bob"] {
+        let by = CommandSender::Account { account: who.parse().unwrap(), login: "login".parse().unwrap() };
+        let request = CommandRequest { by: Some(by), ..request(who) };
+        assert!(matches!(commander.submit(request).await, Ok(Commanded::Receipt(_))));
+    }
+    cloud.grant("ann", None, None).await;
+    let mut lamp = cloud.client("dev-lamp", "lamp").await;
+    assert!(lamp.text().await.contains(r#""id":"bob""#));
+    let receipt = commander.receipt(&tenant(), &"ann".parse().unwrap()).await.unwrap().unwrap();
+    let wait = commander.wait(&tenant(), &receipt.id, Duration::from_secs(20)).await.unwrap().unwrap();
+    assert_eq!(wait.state, CommandState::Cancelled);
+}
+
+fn request(id: &str) -> CommandRequest {
+    CommandRequest {
+        by: None,
+        id: id.parse().unwrap(),
+        tenant: tenant(),
+        device: "lamp".parse().unwrap(),
+        name: "set".to_owned(),
+        args: serde_json::json!({"on": true}),
+        timeout: Duration::from_secs(60),
+        offline: Offline::Wait,
+        supersede: false,
+    }
 }
