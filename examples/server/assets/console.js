@@ -60,6 +60,11 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+function clock(at) {
+  const text = new Date(at * 1e3).toISOString();
+  return at % 86400 === 0 ? text.slice(5, 10) : text.slice(11, at % 60 === 0 ? 16 : 19);
+}
+
 function draw(box) {
   const rows = [...box.parentElement.querySelectorAll("tr[data-at]")];
   if (rows.length < 2) return;
@@ -72,18 +77,20 @@ function draw(box) {
   };
   const accent = colour("--accent");
   const options = {
+    // As in the table and in all of the API.
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
     width: box.clientWidth,
     height: 240,
     cursor: { points: { size: 6 } },
     legend: { live: true },
     series: [
-      {},
+      { label: "UTC", value: (_, at) => (at === null ? "–" : new Date(at * 1e3).toISOString().slice(11, 19)) },
       { label: "mean", stroke: accent, width: 1.75, points: { show: rows.length < 20 } },
       { label: "least", stroke: "transparent", points: { show: false } },
       { label: "most", stroke: "transparent", points: { show: false } },
     ],
     bands: [{ series: [3, 2], fill: accent + "22" }],
-    axes: [axis, { ...axis, size: 48 }],
+    axes: [{ ...axis, values: (_, ats) => ats.map(clock) }, { ...axis, size: 48 }],
   };
   box.replaceChildren();
   charts.push({ box, plot: new uPlot(options, [column("at"), column("mean"), column("min"), column("max")], box) });

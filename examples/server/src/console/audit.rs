@@ -46,13 +46,18 @@ impl Entry {
         };
         Self {
             at: Moment::of(entry.at, now),
-            actor: without_tenant(&entry.actor).replacen('/', " ", 1),
+            actor: without_tenant(&entry.actor).replacen('/', " ", 1).replacen("claim_token", "claim token", 1),
             action: entry.action.replace('_', " "),
-            subject: subject.replacen(':', " ", 1),
+            subject: in_words(&subject),
             link,
             refused: entry.refused.unwrap_or_default().replace('_', " "),
         }
     }
+}
+
+/// A record's key with its kind in words: `claim_token:abc` is "claim token abc".
+fn in_words(key: &str) -> String {
+    key.split_once(':').map_or_else(|| key.to_owned(), |(kind, id)| format!("{} {id}", kind.replace('_', " ")))
 }
 
 /// What is looked for.

@@ -150,7 +150,7 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         keys: device.keys.iter().rev().map(|key| key_shown(key, now)).collect(),
         may_see_values: may(Permission::ReadState),
         may_control: may(Permission::Control) && device.stage != Stage::Retired,
-        values: latest.into_iter().map(|value| value_shown(value, now)).collect(),
+        values: latest.iter().map(|value| value_shown(value, now)).collect(),
         chart,
         asked: Asked::default(),
         wrong: Wrong::default(),
@@ -161,11 +161,11 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
 }
 
 fn key_shown(key: &DeviceKey, now: Timestamp) -> KeyShown {
-    let fingerprint = key.fingerprint.get(..16).unwrap_or(&key.fingerprint).to_owned();
+    let fingerprint = key.fingerprint.get(..12).unwrap_or(&key.fingerprint).to_owned();
     KeyShown { fingerprint, active: key.state == KeyState::Active, until: Moment::of(key.not_after, now) }
 }
 
-fn value_shown(latest: LatestValue, now: Timestamp) -> ValueShown {
+fn value_shown(latest: &LatestValue, now: Timestamp) -> ValueShown {
     ValueShown { metric: latest.metric.to_string(), value: show::value(&latest.value), at: Moment::of(latest.at, now) }
 }
 
@@ -199,7 +199,7 @@ async fn chart(
         metrics: metrics.iter().map(ToString::to_string).collect(),
         span: span.0,
         spans: SPANS.map(|(word, ..)| word),
-        points: show::points(&rows.iter().map(|row| row.mean).collect::<Vec<_>>()),
+        points: show::points(&rows.iter().map(|row| row.mean).collect::<Vec<_>>(), rows.len()),
         rows,
     }))
 }

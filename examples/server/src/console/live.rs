@@ -152,7 +152,7 @@ impl Reader {
         };
         Beat {
             text: Figures::of(&self.console, self.counts),
-            points: show::points(&self.console.pulse.rates()),
+            points: self.console.pulse.points(),
             online: self.watched.iter().map(online).collect(),
         }
     }

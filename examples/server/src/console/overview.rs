@@ -11,7 +11,7 @@ use super::{
     audit::Entry,
     live::{Counts, Figures},
     page::{Answer, Shell, page},
-    show::{self, Moment},
+    show::Moment,
 };
 
 /// How many alarms and audit entries are shown.
@@ -56,7 +56,7 @@ pub(super) async fn show(State(console): State<Console>, who: Identity) -> Answe
         shell,
         figures: Figures::of(&console, counts),
         has_devices: counts.devices > 0,
-        points: show::points(&console.pulse.rates()),
+        points: console.pulse.points(),
         alarms: found.items.into_iter().map(|stored| raised(stored.document)).collect(),
         entries,
     }))

@@ -9,6 +9,8 @@ use std::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
+use super::show;
+
 /// How many samples are kept: five minutes.
 const SAMPLES_MAX: usize = 300;
 const EVERY: Duration = Duration::from_secs(1);
@@ -73,8 +75,12 @@ impl Pulse {
         samples.back().map_or_else(Sample::default, |newest| Sample { rate: mean(&rates), ..*newest })
     }
 
-    /// Messages per second over the time that is kept, oldest first, smoothed.
-    pub(super) fn rates(&self) -> Vec<f64> {
+    /// Messages per second over the time that is kept, smoothed, as [`points`](super::show::points).
+    pub(super) fn points(&self) -> String {
+        show::points(&self.rates(), SAMPLES_MAX)
+    }
+
+    fn rates(&self) -> Vec<f64> {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let rates: Vec<f64> = samples.iter().map(|sample| sample.rate).collect();
         rates.windows(SMOOTHED).map(mean).collect()

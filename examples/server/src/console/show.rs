@@ -69,17 +69,20 @@ pub(super) fn value(value: &Value) -> String {
     }
 }
 
-/// The corners of a line through `values`, in a box of 300 by 60, for an SVG polyline.
-pub(super) fn points(values: &[f64]) -> String {
+/// The corners of a line through `values` for an SVG polyline, in a box of 300 by 60 with room for `places` of them; fewer
+/// stand at its right end.
+pub(super) fn points(values: &[f64], places: usize) -> String {
     const WIDTH: f64 = 300.0;
     const HEIGHT: f64 = 60.0;
     let finite = || values.iter().copied().filter(|value| value.is_finite());
     let (least, most) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
     let (base, height) = (least.min(0.0), (most - least.min(0.0)).max(f64::MIN_POSITIVE));
+    let places = places.max(values.len()).max(2);
+    let first = places - values.len();
     let mut text = String::new();
     #[expect(clippy::cast_precision_loss, reason = "a few hundred places")]
-    for (place, value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
-        let x = WIDTH * place as f64 / (values.len().max(2) - 1) as f64;
+    for (place, value) in (first..).zip(values).filter(|(_, value)| value.is_finite()) {
+        let x = WIDTH * place as f64 / (places - 1) as f64;
         let y = HEIGHT - 2.0 - (HEIGHT - 4.0) * (value - base) / height;
         let _infallible = write!(text, "{x:.1},{y:.1} ");
     }
@@ -107,8 +110,9 @@ mod tests {
 
     #[test]
     fn a_line_stays_in_its_box() {
-        let corners = points(&[0.0, 10.0, f64::NAN, 5.0]);
+        let corners = points(&[0.0, 10.0, f64::NAN, 5.0], 4);
         assert_eq!(corners.trim(), "0.0,58.0 100.0,2.0 300.0,30.0");
-        assert_eq!(points(&[]), "");
+        assert_eq!(points(&[5.0, 10.0], 3).trim(), "150.0,30.0 300.0,2.0");
+        assert_eq!(points(&[], 3), "");
     }
 }
