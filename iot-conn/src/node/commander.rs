@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use iot_core::{
     clock::Clock,
     command::{
-        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandState,
-        DurableCommand, Offline, Receipt,
+        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandSender,
+        CommandState, DurableCommand, Offline, Receipt,
     },
     device::Stage,
     id::{CommandId, DeviceId, OwnershipEpoch, TenantId},
@@ -30,6 +30,7 @@ use tower::Service;
 use super::{
     directory::Directory,
     endpoint::Registry,
+    live::LiveHub,
     mailbox::{Kind, Outgoing, Posted},
     plane::Plane,
 };
@@ -76,6 +77,7 @@ struct Shared {
     meta: Arc<dyn MetaStore>,
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    live: LiveHub,
     clock: Arc<dyn Clock>,
 }
 
@@ -100,6 +102,7 @@ impl Commander {
         meta: Arc<dyn MetaStore>,
         directory: Arc<Directory>,
         registry: Arc<Registry>,
+        live: LiveHub,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let shared = Shared {
@@ -112,6 +115,7 @@ impl Commander {
             meta,
             directory,
             registry,
+            live,
             clock,
         };
         Self { shared: Arc::new(shared) }
@@ -219,6 +223,16 @@ impl Commander {
     /// How many commands are under way.
     pub fn open_len(&self) -> usize {
         self.correlator().open_len()
+    }
+
+    /// What waits for a device to connect, with its senders.
+    pub(crate) fn waiting(&self, tenant: &TenantId, device: &DeviceId) -> Vec<(CommandId, CommandSender)> {
+        self.correlator().waiting(tenant, device)
+    }
+
+    /// Takes back a command whose sender may not ask for it any more.
+    pub(crate) fn withdraw(&self, tenant: &TenantId, id: &CommandId) {
+        let _told = self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id));
     }
 
     pub(crate) fn connected(&self, tenant: &TenantId, device: &DeviceId, epoch: OwnershipEpoch) {
@@ -391,6 +405,7 @@ impl Commander {
     }
 
     fn tell(&self, receipt: Receipt) {
+        self.shared.live.receipt(&receipt);
         let name = (receipt.tenant.clone(), receipt.id.clone());
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_final = receipt.state.is_final();
