@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use iot_core::{
     clock::Clock,
     command::{
-        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandState,
-        DurableCommand, Offline, Receipt,
+        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandSender,
+        CommandState, DurableCommand, Offline, Receipt,
     },
     device::Stage,
     id::{CommandId, DeviceId, OwnershipEpoch, TenantId},
@@ -30,6 +30,7 @@ use tower::Service;
 use super::{
     directory::Directory,
     endpoint::Registry,
+    live::LiveHub,
     mailbox::{Kind, Outgoing, Posted},
     plane::Plane,
 };
@@ -76,6 +77,7 @@ struct Shared {
     meta: Arc<dyn MetaStore>,
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    live: LiveHub,
     clock: Arc<dyn Clock>,
 }
 
@@ -100,6 +102,7 @@ impl Commander {
         meta: Arc<dyn MetaStore>,
         directory: Arc<Directory>,
         registry: Arc<Registry>,
+        live: LiveHub,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let shared = Shared {
@@ -112,6 +115,7 @@ impl Commander {
             meta,
             directory,
             registry,
+            live,
             clock,
         };
         Self { shared: Arc::new(shared) }
@@ -219,6 +223,16 @@ impl Commander {
     /// How many commands are under way.
     pub fn open_len(&self) -> usize {
         self.correlator().open_len()
+    }
+
+    /// What waits for a device to connect, with its senders.
+    pub(crate) fn waiting(&self, tenant: &TenantId, device: &DeviceId) -> Vec<(CommandId, CommandSender)> {
+        self.correlator().waiting(tenant, device)
+    }
+
+    /// Takes back a command whose sender may not ask for it any more.
+    pub(crate) fn withdraw(&self, tenant: &TenantId, id: &CommandId) {
+        let _told = self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id));
     }
 
     pub(crate) fn connected(&self, tenant: &TenantId, device: &DeviceId, epoch: OwnershipEpoch) {
@@ -391,11 +405,15 @@ impl Commander {
     }
 
     fn tell(&self, receipt: Receipt) {
+        self.shared.live.receipt(&receipt);
         let name = (receipt.tenant.clone(), receipt.id.clone());
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_final = receipt.state.is_final();
         if is_final {
             metrics::counter!("iot_commands_final_total", "state" => receipt.state.word()).increment(1);
+            if let Some(taken) = round_trip(&receipt) {
+                metrics::histogram!("iot_command_seconds").record(taken.as_secs_f64());
+            }
         }
         if let Some(sender) = waiting.get(&name) {
             sender.send_replace(receipt);
@@ -443,6 +461,14 @@ fn latest(commands: Vec<DurableCommand>) -> Vec<DurableCommand> {
         by_id.insert((command.receipt.tenant.clone(), command.receipt.id.clone()), command);
     }
     by_id.into_values().collect()
+}
+
+/// From its acceptance to the device's answer, for a command that did not wait for its device.
+fn round_trip(receipt: &Receipt) -> Option<Duration> {
+    let answered = matches!(receipt.state, CommandState::Applied | CommandState::Rejected);
+    let waited = receipt.history.iter().any(|(state, _)| *state == CommandState::Queued);
+    let (first, last) = (receipt.history.first()?.1, receipt.history.last()?.1);
+    (answered && !waited).then(|| last.since(first))
 }
 
 fn ended(receipt: &Receipt) -> Timestamp {

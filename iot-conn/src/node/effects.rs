@@ -65,6 +65,7 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
         match &effect.action {
             Action::Command { tenant, device, name, args, offline } => {
                 let request = CommandRequest {
+                    by: None,
                     id: command_id(&effect),
                     tenant: tenant.clone(),
                     device: device.clone(),
@@ -148,6 +149,7 @@ async fn set_alarm(
 }
 
 fn announce_alarm(node: &Inner, alarm: &Alarm) {
+    node.live.alarm(alarm);
     let payload = serde_json::to_vec(alarm).unwrap_or_default();
     node.announce(&alarm.tenant, &format!("alarm/{}", alarm.device), payload.into(), true);
 }

@@ -8,10 +8,13 @@ mod effects;
 mod endpoint;
 mod gate;
 mod ingest;
+pub(crate) mod live;
 mod mailbox;
 mod offers;
 mod opening;
+mod places;
 mod plane;
+mod services;
 mod subscriptions;
 mod sweep;
 mod tail;
@@ -21,6 +24,7 @@ mod uplink;
 mod watch;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -30,11 +34,12 @@ use iot_core::{
     access::{Access, BoxAuthenticator},
     bus::Bus,
     clock::Clock,
-    id::{ConsumerId, DeviceId, NodeId, TenantId},
+    id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
+    service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
-    store::{StoreError, Stores},
+    store::{Revision, StoreError, Stores},
 };
 use tokio::sync::watch as signal;
 
@@ -44,6 +49,9 @@ pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
 pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
 use ingest::{Arrival, INGEST_PRESSED};
+pub use live::{
+    LIVE_DEVICES_MAX, LIVE_STREAMS_MAX, LiveChange, LiveError, LiveEvent, LiveFilter, LiveHub, LiveKind, LiveStream,
+};
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
 use tail::Tail;
@@ -86,6 +94,10 @@ pub(crate) struct Inner {
     pub(crate) offers: Arc<Plane<Offer>>,
     pub(crate) steps: Arc<Plane<Step>>,
     pub(crate) looked_at_us: AtomicU64,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) live: LiveHub,
+    pub(crate) changes: AtomicU64,
+    draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
     pub(crate) retaining: std::sync::RwLock<()>,
@@ -95,12 +107,29 @@ pub(crate) struct Inner {
     connections_max: usize,
     ingest: BoxIngest,
     consumers: Vec<(ConsumerId, BoxLogic)>,
+    pub(crate) services: services::Services,
 }
 
 impl Inner {
     /// An epoch for a session that is not stored: above all earlier ones of this run.
     pub(crate) fn next_epoch(&self) -> SessionEpoch {
         SessionEpoch(self.epochs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// The newest change of records that it has seen; none of this run at first.
+    pub(crate) fn changes_seen(&self) -> Revision {
+        Revision(self.changes.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the node drains.
+    pub(crate) async fn stopping(&self) {
+        // The sender lives as long as the node.
+        let mut draining = self.draining.subscribe();
+        let _drains = draining.wait_for(|draining| *draining).await;
     }
 }
 
@@ -129,6 +158,9 @@ pub struct Builder<A> {
     acceptor_limits: AcceptorLimits,
     ingest: Option<BoxIngest>,
     consumers: Vec<(ConsumerId, BoxLogic)>,
+    services: HashMap<ServiceName, BoxDeviceService>,
+    registry: Arc<Registry>,
+    live: LiveHub,
     auth: A,
 }
 
@@ -151,6 +183,9 @@ impl Node {
             acceptor_limits: AcceptorLimits::default(),
             ingest: None,
             consumers: Vec::new(),
+            services: HashMap::new(),
+            registry: Arc::default(),
+            live: LiveHub::default(),
             auth: Unauthenticated(()),
         }
     }
@@ -195,7 +230,7 @@ impl Node {
     pub async fn serve(&self, bound: Bound, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let inner = &self.inner;
         let (stop, stopped) = signal::channel(false);
-        let tail = Arc::new(Tail::new());
+        let tail = inner.tail.clone();
         let seen = inner.stores.meta.revision().await?;
         sweep::restore(inner).await?;
         inner.commander.restore().await?;
@@ -243,6 +278,7 @@ impl Node {
             name = listeners.ended() => Some(name),
         };
         stop.send_replace(true);
+        inner.draining.send_replace(true);
         listeners.join().await;
         self.drain().await;
         inner.arrivals.close();
@@ -361,6 +397,19 @@ impl<A> Builder<A> {
         self.consumers.push((name, logic));
         self
     }
+
+    /// A service that devices ask on `up/service/<name>`. One of the same name replaces it.
+    #[must_use]
+    pub fn service(mut self, name: ServiceName, service: BoxDeviceService) -> Self {
+        self.services.insert(name, service);
+        self
+    }
+
+    /// The way to the devices of the node that is being built, for services that speak unasked. Before the node serves,
+    /// nobody is connected.
+    pub fn downlink(&self) -> Arc<dyn Downlink> {
+        Arc::new(services::NodeDownlink { registry: self.registry.clone(), clock: self.clock.clone() })
+    }
 }
 
 impl Builder<Unauthenticated> {
@@ -376,6 +425,9 @@ impl Builder<Unauthenticated> {
             acceptor_limits: self.acceptor_limits,
             ingest: self.ingest,
             consumers: self.consumers,
+            services: self.services,
+            registry: self.registry,
+            live: self.live,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -385,13 +437,14 @@ impl Builder<Authenticated> {
     /// The node; it does nothing until it [serves](Node::serve).
     pub fn build(self) -> Node {
         let stores = self.stores;
-        let registry = Arc::new(Registry::default());
+        let registry = self.registry;
         let directory = Arc::new(directory::Directory::default());
         let commander = Commander::new(
             self.command_limits,
             stores.meta.clone(),
             directory.clone(),
             registry.clone(),
+            self.live.clone(),
             self.clock.clone(),
         );
         let append = || BoxCloneSyncService::new(Append::new(stores.telemetry.clone()));
@@ -414,6 +467,10 @@ impl Builder<Authenticated> {
             // Bounded by what clients have in flight: a step settles a message that was delivered or received.
             steps: Arc::new(Plane::new(usize::MAX)),
             looked_at_us: AtomicU64::new(0),
+            tail: Arc::new(Tail::new()),
+            live: self.live,
+            changes: AtomicU64::new(0),
+            draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),
             id: self.id,
@@ -421,6 +478,7 @@ impl Builder<Authenticated> {
             acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max),
             ingest: self.ingest.unwrap_or_else(append),
             consumers: self.consumers,
+            services: services::Services::new(self.services),
             stores,
             bus: self.bus,
             clock: self.clock,

@@ -4,11 +4,17 @@ mod cloud;
 mod commands;
 #[cfg(feature = "device")]
 mod delivery;
+#[cfg(feature = "device")]
+mod live;
 mod mailbox;
+#[cfg(feature = "device")]
+mod people;
 #[cfg(feature = "device")]
 mod permissions;
 #[cfg(feature = "device")]
 mod pressure;
+#[cfg(feature = "device")]
+mod services;
 #[cfg(feature = "device")]
 mod sessions;
 
