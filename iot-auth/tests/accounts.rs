@@ -9,12 +9,12 @@ use std::{fs, net::IpAddr, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version, password_hash::phc::PasswordHash};
 use iot_auth::{
-    Auth,
+    Auth, AuthError,
     account::{
-        ACCESS_VALIDITY, Account, CODE_TRIES_MAX, CODE_VALIDITY, Deleted, LOGIN_IDLE_MAX, LOGIN_VALIDITY_MAX,
-        LOGINS_MAX, LoggedIn, MAILS_PER_HOUR_MAX, PasswordChanged, REFRESH_GRACE, REGISTRATIONS_PER_HOUR_MAX,
-        Refreshed, Registered, ResetAsked, ResetDone, SIGN_IN_PERIOD, SIGN_IN_TRIES_MAX, SIGN_IN_TRIES_PER_NETWORK_MAX,
-        SignedIn, StaffCreated, StaffSet, Verified,
+        ACCESS_VALIDITY, Account, AccountOptions, CODE_TRIES_MAX, CODE_VALIDITY, Deleted, LOGIN_IDLE_MAX,
+        LOGIN_VALIDITY_MAX, LOGINS_MAX, LoggedIn, MAILS_PER_HOUR_MAX, PasswordChanged, REFRESH_GRACE,
+        REGISTRATIONS_PER_HOUR_MAX, Refreshed, Registered, ResetAsked, ResetDone, SIGN_IN_PERIOD, SIGN_IN_TRIES_MAX,
+        SIGN_IN_TRIES_PER_NETWORK_MAX, SignedIn, StaffCreated, StaffSet, Verified,
     },
     token::{Role, SignIn},
 };
@@ -200,6 +200,32 @@ async fn an_address_cannot_be_taken_before_its_owner_registers() {
     assert_eq!(cloud.auth.verify(&owner, &to_owner, ip()).await.unwrap(), Verified::Wrong, "once");
     assert_eq!(cloud.auth.verify(&attacker, &to_attacker, ip()).await.unwrap(), Verified::EmailTaken);
     cloud.signed_in(ANN).await;
+}
+
+#[tokio::test]
+async fn where_addresses_are_not_verified_an_account_is_there_at_once() {
+    let cloud = Cloud::new().await;
+    let options = AccountOptions { verify_email: false, ..AccountOptions::default() };
+    let node = Auth::new(&cloud.stores, cloud.keys.clone(), cloud.ca().await, cloud.clock.clone());
+    let node = node.with_accounts(options, cloud.mails.clone());
+    for _ in 0..2 {
+        let asked = node.register(&email(ANN), &password(PASSWORD), "Ann", ip()).await.unwrap();
+        assert!(matches!(asked, Registered::Asked(_)));
+    }
+    assert_eq!(cloud.mails.count(), 1, "the second told the owner");
+    let account = cloud.signed_in(ANN).await.account;
+    assert!(!cloud.account(&account).await.verified);
+}
+
+#[tokio::test]
+async fn without_a_mailer_nobody_registers_and_who_is_there_signs_in() {
+    let cloud = Cloud::new().await;
+    cloud.person(ANN).await;
+    let node = Auth::new(&cloud.stores, cloud.keys.clone(), cloud.ca().await, cloud.clock.clone());
+    let asked = node.register(&email("bob@example.org"), &password(PASSWORD), "Bob", ip()).await;
+    assert!(matches!(asked, Err(AuthError::NoMailer)));
+    let answer = node.log_in(&email(ANN), &Secret::new(PASSWORD), "phone", ip()).await.unwrap();
+    assert!(matches!(answer, LoggedIn::Granted(_)));
 }
 
 /// AC-3: a refresh token that comes back ends the sign-in for both; a lost answer does not.
