@@ -112,7 +112,10 @@ pub(crate) struct Options {
 
 /// The address of a mail server, which may hold a password.
 #[derive(Debug, Clone)]
-pub(crate) struct MailServer(pub(crate) Secret);
+pub(crate) struct MailServer(
+    #[cfg_attr(not(feature = "smtp"), expect(dead_code, reason = "read where mail servers are built in"))]
+    pub(crate)  Secret,
+);
 
 impl FromStr for MailServer {
     type Err = std::convert::Infallible;
