@@ -62,17 +62,17 @@ impl Twins {
                 let (desired, reported) = (&twin.desired, &twin.reported);
                 return Ok(Some(Answer::Twin { version: twin.version, desired, reported }.bytes()));
             }
-            Ok(Question::Report { reported, version }) => reply(self.write_reported(device, &reported, version).await?),
+            Ok(Question::Report { reported, version }) => reply(&self.write_reported(device, &reported, version).await?),
             Err(error) => refused("payload_invalid", error.to_string()),
         };
         Ok(Some(answer.bytes()))
     }
 }
 
-fn reply(written: TwinWritten) -> Answer<'static> {
+fn reply(written: &TwinWritten) -> Answer<'static> {
     match written {
         TwinWritten::Decided(Written::Done { version, .. } | Written::Unchanged { version }) => {
-            Answer::Accepted { version }
+            Answer::Accepted { version: *version }
         }
         TwinWritten::Decided(Written::VersionMismatch { version }) => {
             refused("version_mismatch", format!("the twin is at version {version}: get it and decide again"))

@@ -119,7 +119,10 @@ fn app() -> Principal {
 }
 
 fn object(value: Value) -> Object {
-    value.as_object().unwrap().clone()
+    match value {
+        Value::Object(members) => members,
+        other => panic!("{other} is no object"),
+    }
 }
 
 fn done(written: &TwinWritten) -> u64 {
