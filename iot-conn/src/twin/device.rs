@@ -62,7 +62,9 @@ impl Twins {
                 let (desired, reported) = (&twin.desired, &twin.reported);
                 return Ok(Some(Answer::Twin { version: twin.version, desired, reported }.bytes()));
             }
-            Ok(Question::Report { reported, version }) => reply(&self.write_reported(device, &reported, version).await?),
+            Ok(Question::Report { reported, version }) => {
+                reply(&self.write_reported(device, &reported, version).await?)
+            }
             Err(error) => refused("payload_invalid", error.to_string()),
         };
         Ok(Some(answer.bytes()))
