@@ -13,7 +13,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use iot_core::{
-    access::{Authentication, BoxAuthenticator, Credentials, Grants, Principal, Proof, Refusal},
+    access::{Authentication, BoxAuthenticator, Credentials, Grants, Principal, Proof, Refusal, Subject},
+    id::{AccountId, LoginId},
     problem::Problem,
     secret::Secret,
 };
@@ -105,6 +106,33 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
         Ok(parts.extensions.get().cloned())
+    }
+}
+
+/// The account that asks, behind [`Guard::Account`](crate::Guard::Account). As an argument of another route's handler it answers
+/// `403 forbidden` to who is no account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Who, as for the audit.
+    pub principal: Principal,
+    /// Which account of the principal's tenant.
+    pub account: AccountId,
+    /// By which of its sign-ins.
+    pub login: LoginId,
+}
+
+impl<S: Sync> FromRequestParts<S> for Person {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
+        let identity = parts.extensions.get::<Identity>().ok_or(ProblemResponse(Problem::unauthenticated()))?;
+        let principal = identity.principal.clone();
+        match &principal.subject {
+            Subject::Account { account, login } => {
+                Ok(Self { account: account.clone(), login: login.clone(), principal })
+            }
+            _ => Err(Problem::forbidden().into()),
+        }
     }
 }
 

@@ -36,6 +36,6 @@ pub mod routes;
 pub use extract::{Body, Items, PageQuery, Path, Query, read_body};
 pub use guard::Target;
 pub use idempotency::{Idempotency, sweep};
-pub use identity::{Identity, Peer, authenticate};
+pub use identity::{Identity, Peer, Person, authenticate};
 pub use problem::ProblemResponse;
 pub use routes::{Doc, Guard, GuardContext, RouteInfo, Routes};
