@@ -1,6 +1,17 @@
 //! Signed releases, rollouts and their delivery to devices.
 //!
-//! Nothing is here yet but the place: releases and rollouts come with their engines, their routes and the device's
-//! verifier. What the rest of the workspace will share with them is defined in `iot-core` when it is needed.
+//! | module | what | feature |
+//! |---|---|---|
+//! | [`release`] | manifests, signatures, and whether they are believed | |
+//! | [`wire`] | what a device and the cloud say to each other | |
+//! | [`rollout`] | which devices are offered a release, and when it stops | |
+//! | `server` | `Ota`: keeps releases and carries rollouts out | `server` |
+//! | `http` | routes for all of it, and downloads by range | `http` |
 
+#[cfg(feature = "http")]
+pub mod http;
+pub mod release;
 pub mod rollout;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod wire;

@@ -9,9 +9,13 @@ use iot_core::{
     id::{DeviceId, OwnershipEpoch, PCode, ProductId, ReleaseId, RolloutId, TenantId},
     time::Timestamp,
 };
-use iot_ota::rollout::{
-    Assignment, Explanation, Facts, Gate, GroupPlan, Judgement, Moved, NAMED_DEVICES_MAX, NO_PROGRESS, Order, Ordered,
-    Phase, Plan, PlanError, REASON_BYTES_MAX, ReleaseFacts, Reported, Rollout, RunsFacts, State, Votes, Walk, explain,
+use iot_ota::{
+    release::Hardware,
+    rollout::{
+        Assignment, Explanation, Facts, Gate, GroupPlan, Judgement, Moved, NAMED_DEVICES_MAX, NO_PROGRESS, Order,
+        Ordered, Phase, Plan, PlanError, REASON_BYTES_MAX, ReleaseFacts, Reported, Rollout, RunsFacts, State, Votes,
+        Walk, explain,
+    },
 };
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -98,7 +102,8 @@ fn ot_18_few_devices_cannot_stop_a_rollout_however_loud_they_are() {
     let mut part = part(Phase::Offered);
     rollout.joined(0);
     for n in 0..10_000 {
-        let reported = part.report([Phase::Failed, Phase::RolledBack, Phase::Refused][n % 3], 0, Some("broken"), START);
+        let reported =
+            part.report([Phase::Failed, Phase::RolledBack, Phase::Refused][n % 3], None, Some("broken"), START);
         if let Reported::Changed(next) = reported {
             rollout.moved(0, part.phase, next.phase);
             part = next;
@@ -229,52 +234,53 @@ fn part(phase: Phase) -> Assignment {
         tenant: TenantId::parse("t").unwrap(),
         rollout: RolloutId::parse("r1").unwrap(),
         device: DeviceId::parse("lamp-1").unwrap(),
-        epoch: OwnershipEpoch(0),
         release: ReleaseId::parse("v2").unwrap(),
         group: 0,
         phase,
         reason: None,
-        received_bytes: 0,
+        progress_percent: None,
         changed: START,
     }
 }
 
 #[test]
-fn reports_count_only_from_the_offer_to_the_end() {
+fn reports_count_until_the_end_and_not_after_it() {
     let ends = [Phase::Confirmed, Phase::RolledBack, Phase::Refused, Phase::Failed, Phase::Skipped];
-    for from in ends.into_iter().chain([Phase::Pending]) {
+    for from in ends {
         for to in Phase::ALL.into_iter().filter(|to| *to != from) {
-            assert_eq!(part(from).report(to, 0, None, START), Reported::OutOfTurn, "{from:?} → {to:?}");
+            assert_eq!(part(from).report(to, None, None, START), Reported::OutOfTurn, "{from:?} → {to:?}");
         }
     }
-    for from in [Phase::Offered, Phase::Downloading, Phase::Verified, Phase::Installed] {
+    for from in [Phase::Pending, Phase::Offered, Phase::Downloading, Phase::Verified, Phase::Installed] {
         for to in Phase::ALL.into_iter().filter(|to| *to != from) {
-            let changed = matches!(part(from).report(to, 0, None, START), Reported::Changed(_));
+            let changed = matches!(part(from).report(to, None, None, START), Reported::Changed(_));
             let may = !matches!(to, Phase::Pending | Phase::Offered | Phase::Skipped);
             assert_eq!(changed, may, "{from:?} → {to:?}");
         }
     }
-    assert_eq!(part(Phase::Downloading).report(Phase::Downloading, 0, None, after(9)), Reported::Known);
-    let Reported::Changed(on) = part(Phase::Downloading).report(Phase::Downloading, 7, None, after(9)) else {
+    assert_eq!(part(Phase::Downloading).report(Phase::Downloading, None, None, after(9)), Reported::Known);
+    let Reported::Changed(on) = part(Phase::Downloading).report(Phase::Downloading, Some(7), None, after(9)) else {
         panic!()
     };
-    assert_eq!((on.received_bytes, on.changed), (7, after(9)), "progress is news");
+    assert_eq!((on.progress_percent, on.changed), (Some(7), after(9)), "progress is news");
 }
 
 #[test]
 fn a_device_that_was_given_up_is_heard_when_it_comes_to_its_own_end() {
     let given_up = part(Phase::Offered).moved(Phase::Failed, Some(NO_PROGRESS), START);
-    assert_eq!(given_up.report(Phase::Downloading, 1, None, START), Reported::OutOfTurn);
-    let Reported::Changed(late) = given_up.report(Phase::Confirmed, 0, None, after(9)) else { panic!() };
+    assert_eq!(given_up.report(Phase::Downloading, Some(1), None, START), Reported::OutOfTurn);
+    let Reported::Changed(late) = given_up.report(Phase::Confirmed, None, None, after(9)) else { panic!() };
     assert_eq!((late.phase, &late.reason), (Phase::Confirmed, &None));
     let said = part(Phase::Offered).moved(Phase::Failed, Some("disk full"), START);
-    assert_eq!(said.report(Phase::Confirmed, 0, None, after(9)), Reported::OutOfTurn);
+    assert_eq!(said.report(Phase::Confirmed, None, None, after(9)), Reported::OutOfTurn);
 }
 
 #[test]
 fn a_reason_is_cut_at_its_bound_between_characters() {
     let long = "ä".repeat(REASON_BYTES_MAX);
-    let Reported::Changed(failed) = part(Phase::Offered).report(Phase::Failed, 0, Some(&long), START) else { panic!() };
+    let Reported::Changed(failed) = part(Phase::Offered).report(Phase::Failed, None, Some(&long), START) else {
+        panic!()
+    };
     assert_eq!(failed.reason.unwrap(), "ä".repeat(REASON_BYTES_MAX / 2));
 }
 
@@ -294,7 +300,8 @@ fn device() -> Device {
 
 #[test]
 fn every_explanation_has_its_case() {
-    let hardware = ["rev-a".to_owned(), "rev-b".to_owned()];
+    let [rev_a, rev_b, rev_c] = ["rev-a", "rev-b", "rev-c"].map(|text| Hardware::parse(text).unwrap());
+    let hardware = [rev_a.clone(), rev_b.clone()];
     let device = device();
     let retired = Device { stage: Stage::Retired, ..device.clone() };
     let mut first = group(0, gate(1, 0, 1_000));
@@ -313,10 +320,10 @@ fn every_explanation_has_its_case() {
         device: &device,
         rollout: Some(&open),
         release: Some(release),
-        runs: Some(RunsFacts { sequence: 1, hardware: "rev-b" }),
+        runs: Some(RunsFacts { sequence: 1, hardware: &rev_b }),
         assignment: None,
         rolled_back: false,
-        connected: true,
+        asks: true,
     };
     let (pending, loading, failed) = (
         part(Phase::Pending),
@@ -338,9 +345,9 @@ fn every_explanation_has_its_case() {
         ("release_not_ready", Facts { release: None, ..due }),
         ("rolled_back_before", Facts { rolled_back: true, ..due }),
         ("not_heard_from", Facts { runs: None, ..due }),
-        ("hardware_mismatch", Facts { runs: Some(RunsFacts { sequence: 1, hardware: "rev-c" }), ..due }),
-        ("up_to_date", Facts { runs: Some(RunsFacts { sequence: 2, hardware: "rev-a" }), ..due }),
-        ("offline", Facts { connected: false, ..due }),
+        ("hardware_mismatch", Facts { runs: Some(RunsFacts { sequence: 1, hardware: &rev_c }), ..due }),
+        ("up_to_date", Facts { runs: Some(RunsFacts { sequence: 2, hardware: &rev_a }), ..due }),
+        ("not_reached", Facts { asks: false, ..due }),
         ("under_way", Facts { assignment: Some(&loading), ..due }),
         ("under_way", Facts { assignment: Some(&loading), rollout: Some(&halted), ..due }),
         ("failed", Facts { assignment: Some(&failed), ..due }),

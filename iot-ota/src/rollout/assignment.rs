@@ -1,7 +1,7 @@
 //! One device's part in a rollout.
 
 use iot_core::{
-    id::{DeviceId, OwnershipEpoch, ReleaseId, RolloutId, TenantId},
+    id::{DeviceId, ReleaseId, RolloutId, TenantId},
     store::{Document, IndexKey, Key},
     time::Timestamp,
 };
@@ -113,7 +113,7 @@ pub enum Reported {
     Changed(Assignment),
     /// It says what is known: nothing to write.
     Known,
-    /// It was not offered the release, or has come to an end with it: the report counts for nothing.
+    /// It takes no part, or has come to an end already: the report counts for nothing.
     OutOfTurn,
 }
 
@@ -126,8 +126,6 @@ pub struct Assignment {
     pub rollout: RolloutId,
     /// Which device.
     pub device: DeviceId,
-    /// In which of its ownership epochs it was assigned.
-    pub epoch: OwnershipEpoch,
     /// Of what.
     pub release: ReleaseId,
     /// In which group, from 0.
@@ -137,9 +135,9 @@ pub struct Assignment {
     /// Why it is so, where there is something to say; by the device, or `snake_case` by the cloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many bytes it has, as it last said.
-    #[serde(default)]
-    pub received_bytes: u64,
+    /// While it loads: how much it has in percent, as it last said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_percent: Option<u8>,
     /// When it was last heard of in this matter.
     pub changed: Timestamp,
 }
@@ -160,22 +158,23 @@ impl Assignment {
         format!("{tenant}/{device}/{release}")
     }
 
-    /// What a report of this device makes of it. A device reports only after it was offered the release; an end is final, but
-    /// for one that the cloud found by patience: then the device is heard. Phases under way may come in any order and again,
-    /// since a device may lose power and begin anew.
-    pub fn report(&self, phase: Phase, received_bytes: u64, reason: Option<&str>, now: Timestamp) -> Reported {
+    /// What a report of this device makes of it. An end is final, but for one that the cloud found by patience: then the device
+    /// is heard. Phases under way may come in any order and again, since a device may lose power and begin anew; and before
+    /// it is known here that the offer went out.
+    pub fn report(&self, phase: Phase, progress_percent: Option<u8>, reason: Option<&str>, now: Timestamp) -> Reported {
         if matches!(phase, Phase::Pending | Phase::Offered | Phase::Skipped) {
             return Reported::OutOfTurn;
         }
+        let begun = self.phase == Phase::Pending || self.phase.is_under_way();
         let given_up = self.phase == Phase::Failed && self.reason.as_deref() == Some(NO_PROGRESS);
-        if !self.phase.is_under_way() && !(given_up && phase.vote() != Vote::None) {
+        if !begun && !(given_up && phase.vote() != Vote::None) {
             return if self.phase == phase { Reported::Known } else { Reported::OutOfTurn };
         }
-        if self.phase == phase && self.received_bytes == received_bytes && phase != Phase::Failed {
+        if begun && self.phase == phase && self.progress_percent == progress_percent {
             return Reported::Known;
         }
         let reason = reason.map(|text| cut(text, REASON_BYTES_MAX).to_owned());
-        Reported::Changed(Self { phase, reason, received_bytes, changed: now, ..self.clone() })
+        Reported::Changed(Self { phase, reason, progress_percent, changed: now, ..self.clone() })
     }
 
     /// The same in another phase, by the cloud's own decision.
@@ -199,14 +198,16 @@ impl Document for Assignment {
         Self::key_of(&self.tenant, &self.rollout, &self.device)
     }
 
-    /// `rollout`: `<tenant>/<rollout>`; `phase`: `<tenant>/<rollout>/<phase>`; `device`: `<tenant>/<device>`; `rolled_back`:
-    /// `<tenant>/<device>/<release>` of those that did.
+    /// `rollout`: `<tenant>/<rollout>`; `phase`: `<tenant>/<rollout>/<phase>`; `under_way`: `<tenant>/<device>` of those that
+    /// are; `rolled_back`: `<tenant>/<device>/<release>` of those that did.
     fn index_keys(&self) -> Vec<IndexKey> {
         let mut keys = vec![
             IndexKey::many("rollout", &format!("{}/{}", self.tenant, self.rollout)),
             IndexKey::many("phase", &Self::in_phase(&self.tenant, &self.rollout, self.phase)),
-            IndexKey::many("device", &format!("{}/{}", self.tenant, self.device)),
         ];
+        keys.extend(
+            self.phase.is_under_way().then(|| IndexKey::many("under_way", &format!("{}/{}", self.tenant, self.device))),
+        );
         let rolled_back = Self::rolled_back(&self.tenant, &self.device, &self.release);
         keys.extend((self.phase == Phase::RolledBack).then(|| IndexKey::many("rolled_back", &rolled_back)));
         keys

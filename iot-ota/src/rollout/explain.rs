@@ -14,6 +14,7 @@ use super::{
     plan::Votes,
     record::{Rollout, State},
 };
+use crate::release::Hardware;
 
 /// What is known when it is asked about one device.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +31,15 @@ pub struct Facts<'a> {
     pub assignment: Option<&'a Assignment>,
     /// Whether it has rolled back from that release, in this rollout or another.
     pub rolled_back: bool,
-    /// Whether it is connected here.
-    pub connected: bool,
+    /// Whether it asks now.
+    pub asks: bool,
+}
+
+impl Facts<'_> {
+    /// Whether the release may be offered.
+    pub fn is_ready(&self) -> bool {
+        self.release.is_some_and(|release| release.ready)
+    }
 }
 
 /// What counts of a release.
@@ -40,8 +48,8 @@ pub struct ReleaseFacts<'a> {
     /// Grows with each release of a product.
     pub sequence: u64,
     /// The hardware that it is for.
-    pub hardware: &'a [String],
-    /// Whether it may be offered: its image is there and it was not withdrawn.
+    pub hardware: &'a [Hardware],
+    /// Whether it may be offered: its image is there, it was not withdrawn, and it has not expired.
     pub ready: bool,
 }
 
@@ -51,7 +59,7 @@ pub struct RunsFacts<'a> {
     /// The sequence of its release.
     pub sequence: u64,
     /// What it is.
-    pub hardware: &'a str,
+    pub hardware: &'a Hardware,
 }
 
 /// The reason, for programs by its [`code`](Self::code) and for people as it is displayed.
@@ -91,7 +99,7 @@ pub enum Explanation {
         /// Which.
         rollout: RolloutId,
     },
-    /// The release was withdrawn, or has no image.
+    /// The release was withdrawn, has expired, or has no image.
     ReleaseNotReady {
         /// In which rollout.
         rollout: RolloutId,
@@ -120,9 +128,9 @@ pub enum Explanation {
         /// In which rollout.
         rollout: RolloutId,
         /// What the device says that it is.
-        device: String,
+        device: Hardware,
         /// What the release is for.
-        release: Vec<String>,
+        release: Vec<Hardware>,
     },
     /// It runs this release, or a newer one.
     UpToDate {
@@ -133,8 +141,8 @@ pub enum Explanation {
         /// What is rolled out.
         release: u64,
     },
-    /// It is not connected, and is offered the release once it is.
-    Offline {
+    /// It was not reached yet, and is offered the release once it is connected.
+    NotReached {
         /// In which rollout.
         rollout: RolloutId,
         /// Its group, from 0.
@@ -153,8 +161,8 @@ pub enum Explanation {
         rollout: RolloutId,
         /// How far it is.
         phase: Phase,
-        /// How many bytes it has.
-        received_bytes: u64,
+        /// While it loads: how much it has, in percent.
+        progress_percent: Option<u8>,
         /// When it was last heard of in this matter.
         since: Timestamp,
     },
@@ -194,7 +202,7 @@ fn of_part(part: &Assignment, facts: &Facts<'_>) -> Option<Explanation> {
     let rollout = part.rollout.clone();
     let (phase, since) = (part.phase, part.changed);
     match phase.vote() {
-        Vote::None => Some(Explanation::UnderWay { rollout, phase, received_bytes: part.received_bytes, since }),
+        Vote::None => Some(Explanation::UnderWay { rollout, phase, progress_percent: part.progress_percent, since }),
         Vote::Abstained if facts.release.is_some() && facts.runs.is_some() => None,
         _ => Some(Explanation::Ended { rollout, phase, reason: part.reason.clone(), since }),
     }
@@ -213,7 +221,7 @@ fn of_rollout(rollout: &Rollout, facts: &Facts<'_>) -> Result<u8, Explanation> {
     let Some(group) = rollout.group_of(&facts.device.id) else {
         return Err(Explanation::NotInRollout { rollout: id() });
     };
-    if !facts.release.is_some_and(|release| release.ready) {
+    if !facts.is_ready() {
         return Err(Explanation::ReleaseNotReady { rollout: id() });
     }
     match rollout.is_open(group) {
@@ -240,18 +248,18 @@ fn of_device(rollout: &Rollout, group: u8, facts: &Facts<'_>) -> Explanation {
         return Explanation::RolledBackBefore { rollout };
     }
     if let (Some(runs), Some(release)) = (facts.runs, facts.release) {
-        if !release.hardware.iter().any(|hardware| hardware == runs.hardware) {
-            let device = runs.hardware.to_owned();
+        if !release.hardware.contains(runs.hardware) {
+            let device = runs.hardware.clone();
             return Explanation::HardwareMismatch { rollout, device, release: release.hardware.to_vec() };
         }
         if runs.sequence >= release.sequence {
             return Explanation::UpToDate { rollout, runs: runs.sequence, release: release.sequence };
         }
     }
-    match (facts.connected, facts.runs) {
-        (false, _) => Explanation::Offline { rollout, group },
-        (true, None) => Explanation::NotHeardFrom { rollout },
-        (true, Some(_)) => Explanation::Due { rollout, group },
+    match facts.runs {
+        None => Explanation::NotHeardFrom { rollout },
+        Some(_) if facts.asks => Explanation::Due { rollout, group },
+        Some(_) => Explanation::NotReached { rollout, group },
     }
 }
 
@@ -271,7 +279,7 @@ impl Explanation {
             Self::NotHeardFrom { .. } => "not_heard_from",
             Self::HardwareMismatch { .. } => "hardware_mismatch",
             Self::UpToDate { .. } => "up_to_date",
-            Self::Offline { .. } => "offline",
+            Self::NotReached { .. } => "not_reached",
             Self::Due { .. } => "due",
             Self::UnderWay { .. } => "under_way",
             Self::Ended { phase, .. } => phase.code(),
@@ -301,7 +309,7 @@ impl fmt::Display for Explanation {
             ),
             Self::Paused { rollout } => write!(f, "rollout {rollout} is paused"),
             Self::ReleaseNotReady { rollout } => {
-                write!(f, "the release of rollout {rollout} was withdrawn or has no image")
+                write!(f, "the release of rollout {rollout} was withdrawn, has expired or has no image")
             }
             Self::GroupNotOpen { rollout, group, open_groups } => write!(
                 f,
@@ -314,13 +322,20 @@ impl fmt::Display for Explanation {
                 write!(f, "the device has not said what it runs, so that rollout {rollout} waits for it")
             }
             Self::HardwareMismatch { rollout, device, release } => {
-                write!(f, "the device is {device}, and the release of rollout {rollout} is for {}", release.join(", "))
+                write!(
+                    f,
+                    "the device is {device}, and the release of rollout {rollout} is for {}",
+                    release.iter().map(Hardware::as_str).collect::<Vec<_>>().join(", ")
+                )
             }
             Self::UpToDate { runs, release, .. } => {
                 write!(f, "the device runs release {runs}, and release {release} is rolled out")
             }
-            Self::Offline { rollout, .. } => {
-                write!(f, "the device is not connected; rollout {rollout} offers it the release once it is")
+            Self::NotReached { rollout, .. } => {
+                write!(
+                    f,
+                    "the device was not reached yet; rollout {rollout} offers it the release once it is connected"
+                )
             }
             Self::Due { rollout, .. } => write!(f, "the device is being offered the release of rollout {rollout}"),
             Self::UnderWay { rollout, phase, since, .. } => {
