@@ -22,9 +22,9 @@ pub enum State {
     Draft,
     /// Devices of its open groups are offered the release.
     Running,
-    /// By an operator: no device is offered the release; those under way go on.
+    /// By an operator: no further device is offered the release; those under way go on.
     Paused,
-    /// By the gate of a group, for good: no device is offered the release; those under way go on.
+    /// By the gate of a group, for good: no device is offered the release, and those that still load are told to stop.
     Halted {
         /// Whose gate, from 0.
         group: u8,
@@ -33,7 +33,7 @@ pub enum State {
     },
     /// Every device of every group has come to an end.
     Completed,
-    /// By an operator, for good.
+    /// By an operator, for good. As with a halt.
     Cancelled,
 }
 
@@ -115,6 +115,9 @@ pub struct Rollout {
     pub groups: Vec<Group>,
     /// One more whenever devices may be waiting that nobody has told: a group was opened or gone through, or it goes on.
     pub round: u32,
+    /// Whether devices that still load are to be told that it is over.
+    #[serde(default)]
+    pub recall: bool,
     /// Whether it is the one of its product that was started last. A product has at most one.
     pub current: bool,
     /// When it was planned.
@@ -185,6 +188,7 @@ impl Rollout {
             state,
             groups,
             round: 0,
+            recall: false,
             current: false,
             created: now,
             started: None,
@@ -218,7 +222,10 @@ impl Rollout {
                 self.round = self.round.saturating_add(1);
                 State::Running
             }
-            (Order::Cancel, State::Draft | State::Running | State::Paused | State::Halted { .. }) => State::Cancelled,
+            (Order::Cancel, State::Draft | State::Running | State::Paused | State::Halted { .. }) => {
+                self.recall |= self.current && !self.state.is_final();
+                State::Cancelled
+            }
             (_, state) => return Ordered::NotFrom(state),
         };
         self.state = next;
@@ -294,6 +301,7 @@ impl Rollout {
         for number in 0..open {
             if self.judgement(number) == Judgement::Halt {
                 let group = u8::try_from(number).unwrap_or(u8::MAX);
+                self.recall = true;
                 self.state = State::Halted { group, votes: self.groups[number].votes };
                 return Moved::Halted(group);
             }
@@ -365,12 +373,13 @@ impl Document for Rollout {
     }
 
     /// `tenant`; `product`: `<tenant>/<product>`; `current` (unique): `<tenant>/<product>` of the one that was started last;
-    /// `running`: those that are, of all tenants.
+    /// `active`: those that run, or are
+    /// over and have devices to tell, of all tenants.
     fn index_keys(&self) -> Vec<IndexKey> {
         let product = Self::current_of(&self.tenant, &self.product);
         let mut keys = vec![IndexKey::many("tenant", self.tenant.as_str()), IndexKey::many("product", &product)];
         keys.extend(self.current.then(|| IndexKey::unique("current", &product)));
-        keys.extend((self.state == State::Running).then(|| IndexKey::many("running", "")));
+        keys.extend((self.state == State::Running || self.recall).then(|| IndexKey::many("active", "")));
         keys
     }
 }

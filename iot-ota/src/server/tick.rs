@@ -12,7 +12,7 @@ use iot_core::{
 use super::{Ota, OtaError, Step, lock};
 use crate::{
     rollout::{Assignment, NO_PROGRESS, Phase, Rollout, Vote, Walk},
-    wire::SERVICE,
+    wire::{Down, SERVICE},
 };
 
 /// How long [`Ota::run`] rests between two ticks, if nothing wakes it.
@@ -53,7 +53,7 @@ impl Ota {
         let mut running = Vec::new();
         let mut after = None;
         loop {
-            let page: Page<Stored<Rollout>> = self.meta.page("running", "", after.as_ref(), PAGE).await?;
+            let page: Page<Stored<Rollout>> = self.meta.page("active", "", after.as_ref(), PAGE).await?;
             running.extend(page.items.into_iter().map(|stored| (stored.document.tenant, stored.document.id)));
             after = page.next;
             if after.is_none() {
@@ -89,7 +89,41 @@ impl Ota {
                 break;
             }
         }
-        self.tell_pending(&key, downlink).await
+        self.tell_pending(&key, downlink).await?;
+        self.recall(&key, downlink).await
+    }
+
+    /// Tells devices that still load that the rollout is over. Those that are not connected learn it when they ask.
+    async fn recall(&self, key: &Key, downlink: &dyn Downlink) -> Result<(), OtaError> {
+        let Some(read) = self.meta.find::<Rollout>(key).await?.filter(|read| read.document.recall) else {
+            return Ok(());
+        };
+        let rollout = &read.document;
+        let service = service()?;
+        let message = bytes::Bytes::from(Down::Cancelled { rollout: rollout.id.clone() }.to_json());
+        for phase in [Phase::Offered, Phase::Downloading, Phase::Verified] {
+            let mut after = None;
+            loop {
+                let value = Assignment::in_phase(&rollout.tenant, &rollout.id, phase);
+                let page: Page<Stored<Assignment>> = self.meta.page("phase", &value, after.as_ref(), PAGE).await?;
+                for part in page.items {
+                    let device = part.document.device;
+                    // Whoever is not connected learns it when it asks.
+                    let _told = downlink.tell(&rollout.tenant, &device, &service, message.clone()).await;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        let _counting = self.counting.lock().await;
+        self.settle(|| async {
+            let Some(read) = self.meta.find::<Rollout>(key).await? else { return Ok(Step::Answer(())) };
+            let told = Rollout { recall: false, ..read.document.clone() };
+            Ok(Step::Commit(Batch::default().replace(&read, &told), ()))
+        })
+        .await
     }
 
     /// Judges, and goes through one more page of the devices of an open group. Whether more may be left to do.
@@ -195,7 +229,7 @@ impl Ota {
             }
             Step::Answer(_) => return Ok(false),
         };
-        let service = ServiceName::parse(SERVICE).map_err(|e| OtaError::Damaged(e.to_string()))?;
+        let service = service()?;
         match downlink.tell(&part.tenant, &part.device, &service, offer.to_json().into()).await {
             Told::Sent => {
                 self.offer(&device).await?;
@@ -243,4 +277,8 @@ impl Ota {
         })
         .await
     }
+}
+
+fn service() -> Result<ServiceName, OtaError> {
+    ServiceName::parse(SERVICE).map_err(|error| OtaError::Damaged(error.to_string()))
 }
