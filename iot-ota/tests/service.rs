@@ -112,7 +112,8 @@ async fn a_rollout_goes_from_the_first_device_to_all() {
         assert_eq!(cloud.hello(&format!("lamp-{n}"), 1).await, Down::Nothing {});
     }
     assert_eq!(cloud.explained("lamp-0").await, "no_rollout");
-    ["lamp-0", "lamp-1"].map(|id| cloud.radio.connect(id));
+    cloud.radio.connect("lamp-0");
+    cloud.radio.connect("lamp-1");
     let rollout = cloud.started(&release, first_then_all(&["lamp-0"])).await;
     cloud.tick().await;
     let told = cloud.radio.told("lamp-0");

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -16,6 +16,7 @@ use iot_core::{
     problem::Problem,
 };
 use iot_http::{Doc, Guard, ProblemResponse, Routes};
+use serde::Deserialize;
 
 use super::range::{Asked, asked};
 use crate::server::{DownloadLink, Opened, Ota, ReleaseRecord};
@@ -54,16 +55,20 @@ fn refused() -> Problem {
 }
 
 fn link_of(release: &str, uri: &Uri) -> Option<DownloadLink> {
-    let axum::extract::Query(query) = axum::extract::Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
-    let part = |name: &str| query.get(name).map(String::as_str);
-    Some(DownloadLink {
-        tenant: TenantId::parse(part("tenant")?).ok()?,
-        release: ReleaseId::parse(release).ok()?,
-        device: DeviceId::parse(part("device")?).ok()?,
-        epoch: OwnershipEpoch(part("epoch")?.parse().ok()?),
-        expires_s: part("expires")?.parse().ok()?,
-        code: part("code")?.to_owned(),
-    })
+    let axum::extract::Query(query) = axum::extract::Query::<LinkQuery>::try_from_uri(uri).ok()?;
+    let LinkQuery { tenant, device, epoch, expires: expires_s, code } = query;
+    Some(DownloadLink { tenant, release: ReleaseId::parse(release).ok()?, device, epoch, expires_s, code })
+}
+
+/// Each once and nothing else: a link has one way to be written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkQuery {
+    tenant: TenantId,
+    device: DeviceId,
+    epoch: OwnershipEpoch,
+    expires: u64,
+    code: String,
 }
 
 async fn send(
