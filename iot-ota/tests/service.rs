@@ -15,7 +15,10 @@ use iot_core::{
 use iot_ota::{
     release::{Refused, SignedRelease},
     rollout::{NO_PROGRESS, Order, Phase, State, Votes},
-    server::{Created, ReleaseState, RolloutOrdered, Uploaded, Withdrawn, WrongImage},
+    server::{
+        Created, RELEASES_MAX, ROLLOUTS_MAX, ReleaseState, RolloutCreated, RolloutOrdered, Uploaded, Withdrawn,
+        WrongImage,
+    },
     wire::{Down, ReportState},
 };
 use support::{Cloud, first_then_all, hello, image, keys, manifest, operator, signed};
@@ -374,4 +377,23 @@ async fn a_large_fleet_is_gone_through_page_by_page() {
     cloud.offered("lamp-450", 1).await;
     let groups = cloud.rollout(&rollout).await.groups;
     assert_eq!(groups[0].assigned + groups[1].assigned, 451);
+}
+
+/// The bounds on what a product may have, reached.
+#[tokio::test]
+async fn a_product_has_so_many_releases_and_rollouts_and_no_more() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 1).await;
+    let image = image(100);
+    let release = cloud.released(1, &image).await;
+    for sequence in 2..=RELEASES_MAX {
+        assert!(matches!(cloud.create(&signed(&manifest(sequence, &image))).await, Created::Done(_)));
+    }
+    assert_eq!(cloud.create(&signed(&manifest(RELEASES_MAX + 1, &image))).await, Created::TooMany);
+    let by = operator();
+    let draft = || cloud.ota.create_rollout(&by, &release, first_then_all(&["lamp-0"]));
+    for _ in 0..ROLLOUTS_MAX {
+        assert!(matches!(draft().await.unwrap(), RolloutCreated::Done(_)));
+    }
+    assert_eq!(draft().await.unwrap(), RolloutCreated::TooMany);
 }

@@ -167,7 +167,8 @@ impl Assignment {
         }
         let begun = self.phase == Phase::Pending || self.phase.is_under_way();
         let given_up = self.phase == Phase::Failed && self.reason.as_deref() == Some(NO_PROGRESS);
-        if !begun && !(given_up && phase.vote() != Vote::None) {
+        let heard = begun || (given_up && phase.vote() != Vote::None);
+        if !heard {
             return if self.phase == phase { Reported::Known } else { Reported::OutOfTurn };
         }
         if begun && self.phase == phase && self.progress_percent == progress_percent {

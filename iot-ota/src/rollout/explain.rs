@@ -186,10 +186,9 @@ pub fn explain(facts: &Facts<'_>) -> Explanation {
         return Explanation::Retired;
     }
     let Some(rollout) = facts.rollout else { return Explanation::NoRollout };
-    if let Some(part) = facts.assignment.filter(|part| part.phase != Phase::Pending) {
-        if let Some(explanation) = of_part(part, facts) {
-            return explanation;
-        }
+    let told = facts.assignment.filter(|part| part.phase != Phase::Pending);
+    if let Some(explanation) = told.and_then(|part| of_part(part, facts)) {
+        return explanation;
     }
     match of_rollout(rollout, facts) {
         Err(explanation) => explanation,
