@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Form, extract::State};
 use iot_conn::node::Commanded;
 use iot_core::{
-    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandState, Offline, Receipt},
+    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandSender, CommandState, Offline, Receipt},
     device::Device,
     id::CommandId,
     problem::Problem,
@@ -120,6 +120,7 @@ pub(super) async fn send(
     let id: CommandId = uuid::Uuid::now_v7().to_string().parse()?;
     let waits = !asked.wait.is_empty();
     let request = CommandRequest {
+        by: CommandSender::of(&who.principal),
         id: id.clone(),
         tenant: device.tenant.clone(),
         device: device.id.clone(),
