@@ -18,6 +18,8 @@ mod tests;
 mod text;
 
 pub use digest::Digest;
+#[cfg(feature = "device")]
+pub(crate) use digest::Hasher;
 pub use image::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKS_MAX, IMAGE_BYTES_MAX, Image, Measure, NotAnImage, measure};
 pub use keys::{KEYS_MAX, PublicKey, Signature, SigningKey, Trust, TrustError};
 pub use manifest::{FORMAT, HARDWARE_MAX, Manifest, NOTES_BYTES_MAX, NUMBER_MAX, Target};

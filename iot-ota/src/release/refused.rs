@@ -1,4 +1,4 @@
-/// Why a release is not installed. Nothing was written when one of these is said.
+/// Why a release is not installed. The slot that runs was not touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
@@ -51,8 +51,8 @@ pub enum Refused {
     /// The chunks are as signed and the whole is not: the manifest contradicts itself.
     #[error("the image is not the one that was signed")]
     ImageHash,
-    /// It was tried on this device and reverted.
-    #[error("the release was tried and reverted on this device")]
+    /// It was tried on this device before and was no good.
+    #[error("the release was tried on this device and was no good")]
     Reverted,
 }
 
