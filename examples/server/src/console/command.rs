@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Form, extract::State};
 use iot_conn::node::Commanded;
 use iot_core::{
-    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandState, Offline, Receipt},
+    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandSender, CommandState, Offline, Receipt},
     device::Device,
     id::CommandId,
     problem::Problem,
@@ -76,7 +76,7 @@ pub(super) struct StepShown {
 impl ReceiptShown {
     pub(super) async fn find(console: &Console, device: &Device, id: &CommandId) -> Result<Option<Self>, StoreError> {
         let known = console.node.commander().receipt(&device.tenant, id).await?;
-        let own = known.filter(|receipt| receipt.device == device.id);
+        let own = known.filter(|receipt| receipt.device == device.id && receipt.epoch == device.epoch);
         Ok(own.map(|receipt| Self::of(receipt, console)))
     }
 
@@ -128,6 +128,7 @@ pub(super) async fn send(
         timeout: if waits { KEPT_FOR_DEVICE } else { COMMAND_TIMEOUT_DEFAULT },
         offline: if waits { Offline::Wait } else { Offline::Fail },
         supersede: false,
+        by: CommandSender::of(&who.principal),
     };
     let commander = console.node.commander();
     let refusal = match commander.submit(request).await? {

@@ -9,7 +9,7 @@
 //! | [`dress`] | headers, problems as pages |
 //! | [`assets`] | scripts and styles |
 //! | [`pulse`], [`live`] | the last minutes, and their stream |
-//! | [`overview`], [`devices`], [`device`], [`command`], [`products`], [`audit`] | the pages |
+//! | [`overview`], [`devices`], [`device`], [`timeline`], [`command`], [`products`], [`audit`] | the pages |
 
 mod assets;
 mod audit;
@@ -24,6 +24,7 @@ mod products;
 mod pulse;
 mod show;
 mod sign_in;
+mod timeline;
 
 use std::sync::Arc;
 
