@@ -120,6 +120,7 @@ pub(super) async fn send(
     let id: CommandId = uuid::Uuid::now_v7().to_string().parse()?;
     let waits = !asked.wait.is_empty();
     let request = CommandRequest {
+        by: CommandSender::of(&who.principal),
         id: id.clone(),
         tenant: device.tenant.clone(),
         device: device.id.clone(),
