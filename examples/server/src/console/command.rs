@@ -129,7 +129,6 @@ pub(super) async fn send(
         timeout: if waits { KEPT_FOR_DEVICE } else { COMMAND_TIMEOUT_DEFAULT },
         offline: if waits { Offline::Wait } else { Offline::Fail },
         supersede: false,
-        by: CommandSender::of(&who.principal),
     };
     let commander = console.node.commander();
     let refusal = match commander.submit(request).await? {
