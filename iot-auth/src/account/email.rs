@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         let long_local = format!("{}@e.org", "x".repeat(65));
-        let long = format!("a@{}", ["x".repeat(60); 5].join("."));
+        let long = format!("a@{}", vec!["x".repeat(60); 5].join("."));
         let label = format!("a@{}.org", "x".repeat(64));
         for bad in [
             "",

@@ -34,9 +34,8 @@ pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
         // The one-time password works once whatever the key says.
         .idempotency(Idempotency::Natural);
     let list_doc = Doc::new("Accounts").paged().response(200, json!({ "items": [account], "next": null }));
-    let disable_doc = Doc::new("Shut an account out, or let it in")
-        .request(json!({ "disabled": true }))
-        .response(200, account.clone());
+    let disable_doc =
+        Doc::new("Shut an account out, or let it in").request(json!({ "disabled": true })).response(200, account);
     let show_doc = Doc::new("What an account is to the vendor").response(200, json!({ "role": "operator" }));
     let set_doc = Doc::new("Make an account one of the vendor's people, or (null) end that")
         .request(json!({ "role": "operator" }))
