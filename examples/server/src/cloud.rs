@@ -125,7 +125,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
     let with_identity = |encrypted| {
         let known = iot_http::authenticate(router.clone(), auth.authenticator(), encrypted);
-        http::surround(console::outside(known, console.clone()))
+        http::surround(console::outside(known, console.clone(), encrypted))
     };
 
     let banner_addresses = sockets.addresses();
