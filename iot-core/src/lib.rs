@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`problem`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
@@ -37,6 +37,7 @@ pub mod logic;
 pub mod message;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod secret;
 pub mod service;
 pub mod session;
