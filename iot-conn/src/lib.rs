@@ -19,6 +19,8 @@
 
 pub mod command;
 pub mod mqtt;
+#[cfg(feature = "webhooks")]
+pub mod push;
 pub mod router;
 
 #[cfg(feature = "server")]
