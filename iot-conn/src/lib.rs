@@ -15,6 +15,7 @@
 //! | `node` | sessions, ingest, consumers, commands at run time |
 //! | `transport` | TCP, TLS, WebSocket |
 //! | `bus` | the backplane within one process |
+//! | `push` | webhooks |
 //! | `http` | routes for applications |
 
 pub mod command;

@@ -4,6 +4,11 @@ mod commands;
 mod devices;
 mod live;
 mod telemetry;
+#[cfg(feature = "webhooks")]
+mod webhooks;
+
+#[cfg(feature = "webhooks")]
+pub use webhooks::webhook_routes;
 
 use iot_core::{access::Permission, problem::Problem};
 use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};

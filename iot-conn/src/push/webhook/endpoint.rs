@@ -77,7 +77,10 @@ impl Endpoint {
         let host = host.filter(|host| !host.is_empty()).ok_or(UrlRefusal::Invalid("the URL has no host"))?;
         let port = match uri.port() {
             Some(port) => port.as_u16(),
-            None if authority.ends_with(':') => return Err(UrlRefusal::Invalid("the URL has no port after its colon")),
+            // What the parser does not take for a port, such as 99999, it leaves out.
+            None if uri.host() != Some(authority.as_str()) => {
+                return Err(UrlRefusal::Invalid("the URL's port is none"));
+            }
             None => {
                 if tls {
                     443
