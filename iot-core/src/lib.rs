@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`problem`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
@@ -34,6 +34,7 @@ pub mod id;
 pub mod keys;
 pub mod limits;
 pub mod logic;
+pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;
