@@ -72,6 +72,8 @@ impl Console {
         Self {
             auth,
             node,
+            twins,
+            ota,
             pulse: Pulse::new(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             renewals: Renewals::default(),

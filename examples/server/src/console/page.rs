@@ -104,7 +104,8 @@ impl Shell {
     }
 }
 
-async fn name_of(console: &Console, principal: &Principal) -> Result<String, StoreError> {
+/// What somebody is called.
+pub(super) async fn name_of(console: &Console, principal: &Principal) -> Result<String, StoreError> {
     Ok(match &principal.subject {
         Subject::Token(token) => match console.meta().find::<ApiToken>(&ApiToken::key_of(token)).await? {
             Some(stored) => stored.document.name,

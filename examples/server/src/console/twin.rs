@@ -112,7 +112,9 @@ pub(super) async fn desire(
                 }
                 TwinWritten::Decided(Written::Refused(why)) => (422, format!("{why}.")),
                 TwinWritten::OwnerChanged => {
-                    return Err(Problem::conflict("conflict", "the device has changed its owner; look at it again").into());
+                    return Err(
+                        Problem::conflict("conflict", "the device has changed its owner; look at it again").into()
+                    );
                 }
             }
         }
