@@ -90,7 +90,7 @@ function draw(box) {
       { label: "most", stroke: "transparent", points: { show: false } },
     ],
     bands: [{ series: [3, 2], fill: accent + "22" }],
-    axes: [{ ...axis, values: (_, ats) => ats.map(clock) }, { ...axis, size: 48 }],
+    axes: [{ ...axis, space: 72, values: (_, ats) => ats.map(clock) }, { ...axis, size: 48 }],
   };
   box.replaceChildren();
   charts.push({ box, plot: new uPlot(options, [column("at"), column("mean"), column("min"), column("max")], box) });

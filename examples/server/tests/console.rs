@@ -41,10 +41,11 @@ impl<'a> Visitor<'a> {
     }
 }
 
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 6] = [
     ("/", "<title>Overview"),
     ("/devices", "<title>Devices"),
     ("/products", "<title>Products"),
+    ("/rollouts", "<title>Rollouts"),
     ("/audit", "<title>Audit log"),
     ("/audit?refused=1&text=sign%20in", "<title>Audit log"),
 ];
@@ -201,4 +202,48 @@ fn what_cannot_be_done_is_a_page_and_changes_nothing() {
     let page = admin.page(to.split('#').next().unwrap());
     assert!(page.contains(">queued<"), "{page}");
     assert_whole("/devices/lamp-1", &page);
+}
+
+#[test]
+fn a_twin_is_desired_by_a_form_and_two_at_once_do_not_overwrite_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let admin = Visitor::of(&server);
+    admin.status("/products", &[("id", "lamp"), ("name", "Lamp")]);
+    admin.status("/products/lamp/units", &[("csv", "device_id,p_code\nlamp-1,AB1\n")]);
+    let desire = |patch, version| admin.status("/devices/lamp-1/twin", &[("patch", patch), ("version", version)]);
+    let (status, page) = desire("[1]", "0");
+    assert!(status == 422 && page.contains("id=\"patch-wrong\"") && page.contains(">[1]<"), "{page}");
+    let note = "{\"note\": \"<script>alert(1)</script>\"}";
+    assert_eq!(desire(note, "0"), (303, "/devices/lamp-1?done=twin#twin".to_owned()));
+    let page = admin.page("/devices/lamp-1");
+    assert!(page.contains("1 to do") && page.contains(">differs<") && page.contains("version 1<"), "{page}");
+    assert!(!page.contains("<script>alert"), "a value is text");
+    let (status, page) = desire("{\"note\": null}", "0");
+    assert!(status == 409 && page.contains("changed meanwhile"), "{page}");
+    assert_eq!(desire("{\"note\": null}", "1").0, 303);
+    assert!(admin.page("/devices/lamp-1").contains("Nothing is desired of it"));
+    let viewer = Visitor { server: &server, token: server.token(&admin.token, "viewer") };
+    assert_eq!(viewer.status("/devices/lamp-1/twin", &[("patch", "{}")]).0, 403);
+}
+
+#[test]
+fn a_rollout_that_cannot_be_planned_says_why_at_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let admin = Visitor::of(&server);
+    assert!(admin.page("/rollouts").contains("No rollouts yet"));
+    let form =
+        [("release", ""), ("first", "200"), ("devices", "a b/c"), ("min", "x"), ("failures", "5"), ("soak", "0")];
+    let (status, page) = admin.status("/rollouts", &form);
+    assert_eq!(status, 422);
+    for field in ["release", "first", "devices", "min"] {
+        assert!(page.contains(&format!("id=\"{field}-wrong\"")), "{field}: {page}");
+    }
+    let form = [("release", "none"), ("first", "10"), ("min", "1"), ("failures", "5"), ("soak", "0")];
+    assert!(admin.status("/rollouts", &form).1.contains("choose another"));
+    assert_eq!(admin.status("/rollouts/none", &[("order", "start")]).0, 404);
+    let viewer = Visitor { server: &server, token: server.token(&admin.token, "viewer") };
+    assert_eq!(viewer.status("/rollouts", &form).0, 403);
+    assert!(!viewer.page("/rollouts").contains("<form"));
 }

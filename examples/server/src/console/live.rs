@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use axum::{
-    extract::State,
+    extract,
     response::{
         IntoResponse,
         sse::{Event, KeepAlive, Sse},
@@ -16,9 +16,10 @@ use iot_core::{
     device::Device,
     id::{DeviceId, TenantId},
     problem::Problem,
-    store::{Document, Index, StoreError},
+    store::{Document, Index, MetaStoreExt, StoreError, Stored},
 };
 use iot_http::{Identity, ProblemResponse, Query};
+use iot_ota::rollout::{Rollout, State};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -26,6 +27,8 @@ use super::{Console, page::Answer, show};
 
 /// The most devices that one page watches.
 const WATCHED_MAX: usize = 100;
+/// The most rollouts that are looked at to count those that are running.
+const ROLLOUTS_SEEN_MAX: u32 = 200;
 /// Every so many seconds it is asked whether the reader may still read, and counts are taken anew.
 const ASKED_EVERY: u64 = 5;
 
@@ -45,6 +48,7 @@ pub(super) struct Figures {
     pub(super) p99: String,
     pub(super) open: String,
     pub(super) alarms: String,
+    pub(super) rollouts: String,
 }
 
 impl Figures {
@@ -57,6 +61,7 @@ impl Figures {
             p99: sample.command_p99_s.map_or_else(|| "–".to_owned(), show::seconds),
             open: console.node.commander().open_len().to_string(),
             alarms: counts.alarms.to_string(),
+            rollouts: counts.rollouts.to_string(),
         }
     }
 }
@@ -66,12 +71,17 @@ impl Figures {
 pub(super) struct Counts {
     pub(super) devices: u64,
     pub(super) alarms: u64,
+    /// Those that are running, among the first [`ROLLOUTS_SEEN_MAX`].
+    pub(super) rollouts: usize,
 }
 
 impl Counts {
     pub(super) async fn of(console: &Console, tenant: &TenantId) -> Result<Self, StoreError> {
         let meta = console.meta();
+        let seen = meta.page::<Rollout>("tenant", tenant.as_str(), None, ROLLOUTS_SEEN_MAX).await?;
+        let is_running = |stored: &&Stored<Rollout>| stored.document.state == State::Running;
         Ok(Self {
+            rollouts: seen.items.iter().filter(is_running).count(),
             devices: meta.count(&Index::new(Device::KIND, "tenant", tenant.as_str())).await?,
             alarms: meta.count(&Index::new(Alarm::KIND, "active", tenant.as_str())).await?,
         })
@@ -99,7 +109,11 @@ struct Reader {
 }
 
 /// The stream; it ends with the server, and when its reader may no longer read.
-pub(super) async fn stream(State(console): State<Console>, who: Identity, Query(watch): Query<Watch>) -> Answer {
+pub(super) async fn stream(
+    extract::State(console): extract::State<Console>,
+    who: Identity,
+    Query(watch): Query<Watch>,
+) -> Answer {
     let Ok(place) = console.streams.clone().try_acquire_owned() else {
         let problem = Problem::new(503, "too_many_streams", "too many pages are live; reload to see newer figures");
         return Err(ProblemResponse(problem));
