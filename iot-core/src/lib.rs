@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`mail`], [`problem`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
@@ -38,6 +38,7 @@ pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod secret;
 pub mod service;
 pub mod session;

@@ -76,6 +76,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 
+    /// Where devices reach this server over HTTP, such as https://cloud.example [default: its own listener]
+    #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
+    public_url: Option<String>,
+
     /// Where mail goes: smtps://USER:PASSWORD@HOST, smtp://… for STARTTLS [default: files in the data folder]
     #[arg(long, value_name = "URL", env = "IOT_SMTP", hide_env_values = true)]
     smtp: Option<MailServer>,
@@ -106,6 +110,7 @@ pub(crate) struct Options {
     pub(crate) demo: u32,
     pub(crate) allow_anonymous: bool,
     pub(crate) names: Vec<String>,
+    pub(crate) public_url: Option<String>,
     pub(crate) smtp: Option<MailServer>,
     pub(crate) mail_from: Option<String>,
 }
@@ -197,6 +202,7 @@ impl Settings {
             demo: self.demo.or(file.demo).unwrap_or(0),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
             names: self.name.or(file.name).unwrap_or_default(),
+            public_url: self.public_url.or(file.public_url),
             smtp: self.smtp.or(file.smtp),
             mail_from: self.mail_from.or(file.mail_from),
         };

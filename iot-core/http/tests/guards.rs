@@ -62,7 +62,7 @@ async fn every_guarded_route_refuses() {
     let site = furnished().await;
     let routes = routes(&site);
     let list = routes.list().to_vec();
-    assert_eq!(list.len(), 5);
+    assert_eq!(list.len(), 6);
     let router = serve(routes);
     let mut refused = 0;
     for route in list.iter().filter(|route| !matches!(route.guard, Guard::Public { .. })) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use iot_core::{
-    access::{Grants, Object as Of, Principal, Relation, Subject},
+    access::{Principal, Standing, Subject},
     clock::ManualClock,
     device::Device,
     message::QoS,
@@ -58,7 +58,7 @@ async fn hears(device: &mut Client) -> Value {
 #[tokio::test]
 async fn a_device_learns_what_is_desired_before_and_while_it_is_connected_and_streams_show_it() {
     let (cloud, twins) = cloud().await;
-    let grants = Grants::of(Of::Tenant(tenant()), Relation::Viewer);
+    let Standing::Current(grants) = cloud.node.inner.access.standing(&app()).await.unwrap() else { panic!("revoked") };
     let filter = LiveFilter { kinds: [LiveKind::Twin].into(), ..LiveFilter::default() };
     let mut live = cloud.node.live(app(), grants, filter, None).await.unwrap();
 
