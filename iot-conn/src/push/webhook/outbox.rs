@@ -47,7 +47,7 @@ impl Webhooks {
         places.extend(notification.home.iter().map(|home| Webhook::place(&notification.tenant, Some(home))));
         let mut wanted = Vec::new();
         for place in places {
-            let page = self.meta.page::<Webhook>("place", &place, None, WEBHOOKS_MAX as u32).await?;
+            let page = self.meta.page::<Webhook>("place", &place, None, WEBHOOKS_MAX).await?;
             wanted.extend(page.items.into_iter().map(|stored| stored.document).filter(|hook| hook.wants(notification)));
         }
         Ok(wanted)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// The most webhooks of a tenant as a whole, and of each home.
-pub const WEBHOOKS_MAX: usize = 16;
+pub const WEBHOOKS_MAX: u32 = 16;
 
 /// How long the former secret still signs after a rotation.
 pub const ROTATION: Duration = Duration::from_secs(24 * 3_600);
@@ -28,7 +28,7 @@ pub struct Webhook {
     /// Which.
     pub id: WebhookId,
     /// Its place among those of its tenant or home: below [`WEBHOOKS_MAX`], which is how that bound holds against races.
-    pub slot: usize,
+    pub slot: u32,
     /// Where deliveries go.
     pub url: String,
     /// Which kinds; all, if empty.
