@@ -239,6 +239,8 @@ fn body(notification: &Notification) -> String {
     json!({"type": notification.kind, "timestamp": notification.at, "data": data}).to_string()
 }
 
+pub(super) const WEBHOOK_DELETED: &str = "webhook_deleted";
+
 /// Whether a delivery may still be made.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,7 +261,7 @@ pub(super) fn standing(
     device: Option<&Device>,
     home_exists: bool,
 ) -> Standing {
-    let Some(webhook) = webhook else { return Standing::Ended("webhook_deleted") };
+    let Some(webhook) = webhook else { return Standing::Ended(WEBHOOK_DELETED) };
     if webhook.device.is_some() && webhook.device != delivery.device {
         return Standing::Ended("device_not_of_webhook");
     }
