@@ -8,8 +8,8 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
+//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
 //! ```
@@ -34,12 +34,15 @@ pub mod id;
 pub mod keys;
 pub mod limits;
 pub mod logic;
+pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod secret;
 pub mod service;
 pub mod session;
 pub mod store;
 pub mod time;
 pub mod topic;
+pub mod twin;

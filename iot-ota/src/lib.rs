@@ -14,6 +14,9 @@
 //! |---|---|---|
 //! | [`release`] | manifests, signatures, and whether they are believed | |
 //! | [`wire`] | what a device and the cloud say to each other | |
+//! | [`rollout`] | which devices are offered a release, and when it stops | |
+//! | `server` | `Ota`: keeps releases and carries rollouts out | `server` |
+//! | `http` | routes for all of it, and downloads by range | `http` |
 //! | `device` | the device's end: what it takes, loads, tries and takes back | `device` |
 //!
 //! A release is signed, offered, loaded, tried and kept:
@@ -94,5 +97,10 @@
 
 #[cfg(feature = "device")]
 pub mod device;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod release;
+pub mod rollout;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod wire;

@@ -18,10 +18,9 @@ use axum::{
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
-use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use iot_core::problem::Problem;
@@ -60,6 +59,7 @@ pub(crate) struct Own {
 pub(crate) fn router(
     context: GuardContext,
     faces: Vec<Routes>,
+    console: Routes,
     metrics: PrometheusHandle,
     ready: Arc<AtomicBool>,
 ) -> Router {
@@ -96,7 +96,8 @@ pub(crate) fn router(
         routes = routes.merge(face);
     }
     let _first = own.openapi.set(routes.openapi("IoT cloud", env!("CARGO_PKG_VERSION")));
-    routes.into_router()
+    // Pages are for people: they are guarded as all routes are, and described nowhere.
+    routes.merge(console).into_router()
 }
 
 /// What surrounds every request, outermost first: a span and a count, a panic becomes a problem, a deadline.
@@ -217,10 +218,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         request.extensions_mut().insert(Peer(peer));
         async move { tower::ServiceExt::oneshot(router, request.map(Body::new)).await.map_err(|never: Infallible| never) }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    // With upgrades: live streams may be WebSockets.
+    let served =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
     if let Err(error) = watcher.watch(served).await {
         tracing::debug!(%peer, %error, "an HTTP connection ended");
     }

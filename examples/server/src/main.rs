@@ -3,13 +3,16 @@
 
 mod banner;
 mod cloud;
+mod console;
 mod data_folder;
 mod demo;
 mod failure;
 mod http;
 mod logic;
+mod mail;
 mod observability;
 mod options;
+mod sockets;
 mod supervisor;
 mod tls;
 

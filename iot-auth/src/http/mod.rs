@@ -1,10 +1,13 @@
-//! Routes for the registry: sign-in, tokens, products, units, claims, homes, the audit log.
+//! Routes for the registry: sign-in, tokens, products, units, claims, homes, accounts, the audit log.
 //!
 //! No answer shows a secret twice, and none shows a code. See `docs/protocol.md` for the rules that hold for all of them.
 
+mod account_shapes;
+mod accounts;
 mod claims;
 mod places;
 mod shapes;
+mod staff;
 mod tokens;
 mod units;
 
@@ -28,6 +31,8 @@ pub fn routes(auth: Arc<Auth>, context: GuardContext) -> Routes {
     let routes = places::register(routes);
     let routes = units::register(routes);
     let routes = claims::register(routes);
+    let routes = accounts::register(routes);
+    let routes = staff::register(routes);
     let doc = Doc::new("The audit log, newest first").paged().response(
         200,
         json!({ "items": [{
@@ -44,10 +49,11 @@ async fn audit(State(auth): State<Arc<Auth>>, who: Identity, page: PageQuery) ->
 }
 
 impl From<AuthError> for ProblemResponse {
-    /// `409 conflict` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
+    /// `409 conflict` or `503 busy` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Contended => Problem::conflict("conflict", "others changed the same records; try again").into(),
+            AuthError::Busy => Problem::new(503, "busy", "too many ask at once; try again in a second").into(),
             error => unavailable(&error),
         }
     }

@@ -66,7 +66,7 @@ pub(super) fn random_secret() -> Result<Secret, AuthError> {
     random_text::<SECRET_BYTES>().map(Secret::new)
 }
 
-fn random_text<const BYTES: usize>() -> Result<String, AuthError> {
+pub(crate) fn random_text<const BYTES: usize>() -> Result<String, AuthError> {
     let mut bytes = [0; BYTES];
     rand::fill(&mut bytes).map_err(|_| AuthError::Random)?;
     Ok(BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())

@@ -30,6 +30,7 @@ use tower::Service;
 use super::{
     directory::Directory,
     endpoint::Registry,
+    live::LiveHub,
     mailbox::{Kind, Outgoing, Posted},
     plane::Plane,
 };
@@ -76,6 +77,7 @@ struct Shared {
     meta: Arc<dyn MetaStore>,
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    live: LiveHub,
     clock: Arc<dyn Clock>,
 }
 
@@ -100,6 +102,7 @@ impl Commander {
         meta: Arc<dyn MetaStore>,
         directory: Arc<Directory>,
         registry: Arc<Registry>,
+        live: LiveHub,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let shared = Shared {
@@ -112,6 +115,7 @@ impl Commander {
             meta,
             directory,
             registry,
+            live,
             clock,
         };
         Self { shared: Arc::new(shared) }
@@ -169,6 +173,15 @@ impl Commander {
         }
         let stored = self.shared.meta.find::<DurableCommand>(&DurableCommand::key_of(tenant, id)).await?;
         Ok(stored.map(|stored| stored.document.receipt))
+    }
+
+    /// The newest commands to a device that are still known, the newest first, at most `limit`. For a page that is looked at
+    /// now and then: it looks through all that are known.
+    pub fn recent(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Receipt> {
+        let correlator = self.correlator();
+        let unsettled = self.unsettled();
+        let told = |receipt: &Receipt| unsettled.get(&(tenant.clone(), receipt.id.clone())).unwrap_or(receipt).clone();
+        correlator.recent(tenant, device, limit).into_iter().map(told).collect()
     }
 
     fn receipt_now(&self, tenant: &TenantId, id: &CommandId) -> Option<Receipt> {
@@ -401,11 +414,15 @@ impl Commander {
     }
 
     fn tell(&self, receipt: Receipt) {
+        self.shared.live.receipt(&receipt);
         let name = (receipt.tenant.clone(), receipt.id.clone());
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_final = receipt.state.is_final();
         if is_final {
             metrics::counter!("iot_commands_final_total", "state" => receipt.state.word()).increment(1);
+            if let Some(taken) = round_trip(&receipt) {
+                metrics::histogram!("iot_command_seconds").record(taken.as_secs_f64());
+            }
         }
         if let Some(sender) = waiting.get(&name) {
             sender.send_replace(receipt);
@@ -453,6 +470,14 @@ fn latest(commands: Vec<DurableCommand>) -> Vec<DurableCommand> {
         by_id.insert((command.receipt.tenant.clone(), command.receipt.id.clone()), command);
     }
     by_id.into_values().collect()
+}
+
+/// From its acceptance to the device's answer, for a command that did not wait for its device.
+fn round_trip(receipt: &Receipt) -> Option<Duration> {
+    let answered = matches!(receipt.state, CommandState::Applied | CommandState::Rejected);
+    let waited = receipt.history.iter().any(|(state, _)| *state == CommandState::Queued);
+    let (first, last) = (receipt.history.first()?.1, receipt.history.last()?.1);
+    (answered && !waited).then(|| last.since(first))
 }
 
 fn ended(receipt: &Receipt) -> Timestamp {

@@ -8,7 +8,9 @@ mod effects;
 mod endpoint;
 mod gate;
 mod ingest;
+pub(crate) mod live;
 mod mailbox;
+mod notify;
 mod offers;
 mod opening;
 mod places;
@@ -36,9 +38,10 @@ use iot_core::{
     id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
+    push::Push,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
-    store::{StoreError, Stores},
+    store::{Revision, StoreError, Stores},
 };
 use tokio::sync::watch as signal;
 
@@ -48,6 +51,9 @@ pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
 pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
 use ingest::{Arrival, INGEST_PRESSED};
+pub use live::{
+    LIVE_DEVICES_MAX, LIVE_STREAMS_MAX, LiveChange, LiveError, LiveEvent, LiveFilter, LiveHub, LiveKind, LiveStream,
+};
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
 use tail::Tail;
@@ -90,6 +96,11 @@ pub(crate) struct Inner {
     pub(crate) offers: Arc<Plane<Offer>>,
     pub(crate) steps: Arc<Plane<Step>>,
     pub(crate) looked_at_us: AtomicU64,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) live: LiveHub,
+    pub(crate) notifier: Option<notify::Notifier>,
+    pub(crate) changes: AtomicU64,
+    draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
     pub(crate) retaining: std::sync::RwLock<()>,
@@ -106,6 +117,22 @@ impl Inner {
     /// An epoch for a session that is not stored: above all earlier ones of this run.
     pub(crate) fn next_epoch(&self) -> SessionEpoch {
         SessionEpoch(self.epochs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// The newest change of records that it has seen; none of this run at first.
+    pub(crate) fn changes_seen(&self) -> Revision {
+        Revision(self.changes.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the node drains.
+    pub(crate) async fn stopping(&self) {
+        // The sender lives as long as the node.
+        let mut draining = self.draining.subscribe();
+        let _drains = draining.wait_for(|draining| *draining).await;
     }
 }
 
@@ -136,6 +163,8 @@ pub struct Builder<A> {
     consumers: Vec<(ConsumerId, BoxLogic)>,
     services: HashMap<ServiceName, BoxDeviceService>,
     registry: Arc<Registry>,
+    live: LiveHub,
+    push: Option<Arc<dyn Push>>,
     auth: A,
 }
 
@@ -160,6 +189,8 @@ impl Node {
             consumers: Vec::new(),
             services: HashMap::new(),
             registry: Arc::default(),
+            live: LiveHub::default(),
+            push: None,
             auth: Unauthenticated(()),
         }
     }
@@ -177,6 +208,12 @@ impl Node {
     /// Whether a device is connected; `None` if it was not since the node started.
     pub fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
         self.inner.directory.presence(tenant, device)
+    }
+
+    /// How a device came and went since the node started, newest first, at most `limit`. Of all devices together the last
+    /// 10,000 are remembered.
+    pub fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
+        self.inner.directory.connections(tenant, device, limit)
     }
 
     /// How many devices are connected.
@@ -204,7 +241,7 @@ impl Node {
     pub async fn serve(&self, bound: Bound, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let inner = &self.inner;
         let (stop, stopped) = signal::channel(false);
-        let tail = Arc::new(Tail::new());
+        let tail = inner.tail.clone();
         let seen = inner.stores.meta.revision().await?;
         sweep::restore(inner).await?;
         inner.commander.restore().await?;
@@ -216,6 +253,13 @@ impl Node {
         workers.spawn("commands", inner.commander.clone().run_finals());
         let mut background = Workers::default();
         background.spawn("changes", watch::run(inner.clone(), seen));
+        let node = inner.clone();
+        background.spawn("notifications", async move {
+            match &node.notifier {
+                Some(notifier) => notifier.run().await,
+                None => std::future::pending().await,
+            }
+        });
         background.spawn("sweep", sweep::run(inner.clone()));
         background.spawn("deadlines", inner.commander.clone().run_timer());
         let mut readers = Workers::default();
@@ -252,6 +296,7 @@ impl Node {
             name = listeners.ended() => Some(name),
         };
         stop.send_replace(true);
+        inner.draining.send_replace(true);
         listeners.join().await;
         self.drain().await;
         inner.arrivals.close();
@@ -371,6 +416,14 @@ impl<A> Builder<A> {
         self
     }
 
+    /// Who is told when alarms change and devices come and go. An alarm's change counts as carried out once `push` has
+    /// taken it; presence is told as well as can be: what finds the queue full or the node ending is lost.
+    #[must_use]
+    pub fn notify(mut self, push: Arc<dyn Push>) -> Self {
+        self.push = Some(push);
+        self
+    }
+
     /// A service that devices ask on `up/service/<name>`. One of the same name replaces it.
     #[must_use]
     pub fn service(mut self, name: ServiceName, service: BoxDeviceService) -> Self {
@@ -400,6 +453,8 @@ impl Builder<Unauthenticated> {
             consumers: self.consumers,
             services: self.services,
             registry: self.registry,
+            live: self.live,
+            push: self.push,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -416,6 +471,7 @@ impl Builder<Authenticated> {
             stores.meta.clone(),
             directory.clone(),
             registry.clone(),
+            self.live.clone(),
             self.clock.clone(),
         );
         let append = || BoxCloneSyncService::new(Append::new(stores.telemetry.clone()));
@@ -438,6 +494,11 @@ impl Builder<Authenticated> {
             // Bounded by what clients have in flight: a step settles a message that was delivered or received.
             steps: Arc::new(Plane::new(usize::MAX)),
             looked_at_us: AtomicU64::new(0),
+            tail: Arc::new(Tail::new()),
+            live: self.live,
+            notifier: self.push.map(notify::Notifier::new),
+            changes: AtomicU64::new(0),
+            draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),
             id: self.id,

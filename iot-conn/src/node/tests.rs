@@ -4,6 +4,8 @@ mod cloud;
 mod commands;
 #[cfg(feature = "device")]
 mod delivery;
+#[cfg(feature = "device")]
+mod live;
 mod mailbox;
 #[cfg(feature = "device")]
 mod people;
@@ -15,6 +17,8 @@ mod pressure;
 mod services;
 #[cfg(feature = "device")]
 mod sessions;
+#[cfg(feature = "device")]
+mod twins;
 
 use iot_core::{
     event::{Event, Report, Value},

@@ -33,6 +33,9 @@ pub enum Guard {
     /// Any account that is signed in, whatever it may do. The handler shows and changes only what belongs to that account,
     /// and takes [`Person`](crate::Person) to know whose.
     Account,
+    /// Anybody who is signed in: a person or an application. The handler shows only what the grants of the
+    /// [`Identity`](crate::Identity) cover.
+    SignedIn,
     /// A principal with this permission on its tenant.
     Tenant(Permission),
     /// A principal with this permission on the device that `{device}` in the path names; the handler may take
@@ -191,6 +194,12 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     #[must_use]
     pub fn put<T: 'static>(self, path: &'static str, guard: Guard, doc: Doc, handler: impl Handler<T, S>) -> Self {
         self.route((Method::PUT, MethodFilter::PUT), path, guard, doc, handler)
+    }
+
+    /// Registers a `PATCH`.
+    #[must_use]
+    pub fn patch<T: 'static>(self, path: &'static str, guard: Guard, doc: Doc, handler: impl Handler<T, S>) -> Self {
+        self.route((Method::PATCH, MethodFilter::PATCH), path, guard, doc, handler)
     }
 
     /// Registers a `DELETE`.
