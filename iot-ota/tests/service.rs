@@ -135,6 +135,7 @@ async fn a_rollout_goes_from_the_first_device_to_all() {
         assert_eq!(cloud.report("lamp-0", &rollout, state).await, None);
         assert_eq!(cloud.explained("lamp-0").await, "under_way");
     }
+    assert_eq!(cloud.hello("lamp-0", 2).await, Down::Nothing {}, "what it tries it needs no offer of");
     cloud.tick().await;
     assert_eq!(cloud.radio.told("lamp-1"), [], "not confirmed");
     cloud.report("lamp-0", &rollout, ReportState::Confirmed).await;
@@ -202,7 +203,7 @@ async fn devices_that_still_load_learn_that_it_is_over() {
     cloud.ordered(&rollout, Order::Cancel).await;
     cloud.tick().await;
     let over = Down::Cancelled { rollout: rollout.clone() };
-    assert_eq!(cloud.radio.told("lamp-0"), [over.clone()]);
+    assert_eq!(cloud.radio.told("lamp-0"), vec![over.clone()]);
     cloud.tick().await;
     assert_eq!(cloud.radio.told("lamp-0"), [], "told once");
     assert_eq!(cloud.hello("lamp-1", 1).await, over, "when it asks");
