@@ -327,7 +327,27 @@ async fn a_withdrawn_release_is_offered_to_nobody_and_a_product_has_one_rollout_
     assert_eq!(start(&RolloutId::parse("none").unwrap()).await, RolloutOrdered::NoSuchRollout);
 }
 
-/// Votes that come at once are all counted, whoever wins the race.
+/// It works by itself: an order wakes it, and it ends when it is told to.
+#[tokio::test]
+async fn it_runs_until_it_is_told_to_stop() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 1).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+    cloud.radio.connect("lamp-0");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(cloud.ota.clone().run(cloud.radio.clone(), async move { drop(stopped.await) }));
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0"])).await;
+    cloud.radio.spoke.notified().await;
+    assert!(matches!(cloud.radio.told("lamp-0")[..], [Down::Offer(_)]));
+    cloud.ordered(&rollout, Order::Cancel).await;
+    cloud.radio.spoke.notified().await;
+    assert_eq!(cloud.radio.told("lamp-0"), [Down::Cancelled { rollout }]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+/// Votes that come at once, at two nodes, are all counted, whoever wins the race.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn counts_are_right_when_all_report_at_once() {
     let cloud = Arc::new(Cloud::new().await);
@@ -337,9 +357,10 @@ async fn counts_are_right_when_all_report_at_once() {
     let plan = first_then_all(&named.iter().map(String::as_str).collect::<Vec<_>>());
     let rollout = cloud.started(&release, plan).await;
     cloud.tick().await;
+    let nodes = [cloud.clone(), Arc::new(cloud.another_node().await)];
     let mut all = tokio::task::JoinSet::new();
     for (n, device) in named.into_iter().enumerate() {
-        let (cloud, rollout) = (cloud.clone(), rollout.clone());
+        let (cloud, rollout) = (nodes[n % 2].clone(), rollout.clone());
         all.spawn(async move {
             cloud.offered(&device, 1).await;
             let end = if n == 59 { ReportState::Refused } else { ReportState::Confirmed };

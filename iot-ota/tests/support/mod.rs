@@ -59,6 +59,7 @@ impl KeyRing for TestRing {
 pub struct Radio {
     pub connected: Mutex<HashSet<DeviceId>>,
     pub told: Mutex<HashMap<DeviceId, Vec<Down>>>,
+    pub spoke: tokio::sync::Notify,
 }
 
 #[async_trait]
@@ -70,6 +71,7 @@ impl Downlink for Radio {
         }
         let down = Down::parse(&payload).unwrap();
         self.told.lock().unwrap().entry(device.clone()).or_default().push(down);
+        self.spoke.notify_one();
         Told::Sent
     }
 }
@@ -102,6 +104,11 @@ impl Cloud {
         let (ring, dynamic) = (Arc::new(TestRing), clock.clone());
         let ota = Arc::new(Ota::new(meta.clone(), blobs.clone(), ring, dynamic, ADDRESS));
         Self { meta, blobs, clock, ota, radio: Arc::default() }
+    }
+
+    /// Another node over the same records and images.
+    pub async fn another_node(&self) -> Self {
+        Self::over(self.meta.clone(), self.blobs.clone()).await
     }
 
     /// A product with devices `<product>-0`, `<product>-1`, …, and trust in two of [`keys`].
