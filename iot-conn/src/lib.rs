@@ -13,6 +13,7 @@
 //! | [`router`] | subscriptions to matches |
 //! | [`command`] | the engine that follows a command |
 //! | `node` | sessions, ingest, consumers, commands at run time |
+//! | `twin` | twins of devices: the service that devices ask, and the way for applications |
 //! | `transport` | TCP, TLS, WebSocket |
 //! | `bus` | the backplane within one process |
 //! | `http` | routes for applications |
@@ -29,3 +30,5 @@ pub mod http;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod transport;
+#[cfg(feature = "server")]
+pub mod twin;

@@ -9,7 +9,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`mail`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
+//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
 //!
 //! ```
@@ -44,3 +44,4 @@ pub mod session;
 pub mod store;
 pub mod time;
 pub mod topic;
+pub mod twin;

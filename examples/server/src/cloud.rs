@@ -11,6 +11,7 @@ use std::{
 
 use iot_auth::{
     Auth, SetupError,
+    account::AccountOptions,
     ca::{DeviceCa, ServerIdentity},
     keys::FileKeyRing,
 };
@@ -41,7 +42,7 @@ use crate::{
     failure::Failure,
     http,
     logic::Thermostat,
-    observability,
+    mail, observability,
     options::{Listen, Options},
     supervisor::{Supervisor, signalled},
     tls,
@@ -69,20 +70,22 @@ impl Kept {
         Ok(Self { folder, sqlite, stores, bus, keys: Arc::new(keys), clock: Arc::new(SystemClock::default()) })
     }
 
-    async fn auth(&self, names: &[String]) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
+    async fn auth(&self, options: &Options) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
         let failed = |error: SetupError| Failure::of("--data: ", &error);
         let now = self.clock.timestamp();
         let ca = DeviceCa::open_or_create(self.folder.path(), &*self.keys, now).await.map_err(failed)?;
-        let identity = ca.server_identity(self.folder.path(), &*self.keys, names, now).await.map_err(failed)?;
+        let identity =
+            ca.server_identity(self.folder.path(), &*self.keys, &options.names, now).await.map_err(failed)?;
         let auth = Auth::new(&self.stores, self.keys.clone() as Arc<dyn KeyRing>, ca, self.clock.clone());
-        Ok((Arc::new(auth), identity))
+        let mailer = mail::mailer(options, &self.folder, self.clock.clone())?;
+        Ok((Arc::new(auth.with_accounts(AccountOptions::default(), mailer)), identity))
     }
 }
 
 /// Makes a new one-time password for the administrator.
 pub(crate) async fn reset_admin(options: &Options) -> Result<Secret, Failure> {
     let kept = Kept::open(options).await?;
-    let (auth, _) = kept.auth(&options.names).await?;
+    let (auth, _) = kept.auth(options).await?;
     let password = auth.reset_admin().await.map_err(|error| Failure::of("reset-admin: ", &error))?;
     kept.sqlite.close().await;
     Ok(password)
@@ -94,7 +97,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let sockets = Sockets::bind(&options)?;
     let recorder = observability::metrics()?;
     let kept = Kept::open(&options).await?;
-    let (auth, identity) = kept.auth(&options.names).await?;
+    let (auth, identity) = kept.auth(&options).await?;
     let mqtt_tls = tls::mqtt(&identity, auth.ca_pem())?;
     let https_tls = tls::http(&identity)?;
     let password = auth.first_start().await.map_err(|error| Failure::of("--data: ", &error))?;
@@ -122,7 +125,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
     let with_identity = |encrypted| {
         let known = iot_http::authenticate(router.clone(), auth.authenticator(), encrypted);
-        http::surround(console::outside(known, console.clone()))
+        http::surround(console::outside(known, console.clone(), encrypted))
     };
 
     let banner_addresses = sockets.addresses();
@@ -159,7 +162,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     }
     let upkeep = tokio::spawn(observability::upkeep(recorder.clone()));
     let pulse = tokio::spawn(console.run(recorder));
-    let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.clock.clone()));
+    let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
 
@@ -179,13 +182,16 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _over = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Removes stored answers to idempotent requests when their day is over.
-async fn sweep(meta: Arc<dyn MetaStore>, clock: Arc<dyn Clock>) {
+/// Removes what is over: stored answers to idempotent requests, mailed codes, sign-ins.
+async fn sweep(meta: Arc<dyn MetaStore>, auth: Arc<Auth>, clock: Arc<dyn Clock>) {
     let mut tick = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         tick.tick().await;
         if let Err(error) = iot_http::sweep(&meta, clock.timestamp()).await {
             tracing::warn!(%error, "old idempotent answers cannot be removed");
+        }
+        if let Err(error) = auth.sweep_accounts().await {
+            tracing::warn!(%error, "old codes and sign-ins cannot be removed");
         }
     }
 }

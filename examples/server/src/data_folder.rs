@@ -47,6 +47,10 @@ impl DataFolder {
         self.path.join("ca.pem")
     }
 
+    pub(crate) fn outbox(&self) -> PathBuf {
+        self.path.join("outbox")
+    }
+
     pub(crate) fn demo_devices(&self) -> PathBuf {
         self.path.join("demo-devices")
     }

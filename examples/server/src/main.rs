@@ -9,6 +9,7 @@ mod demo;
 mod failure;
 mod http;
 mod logic;
+mod mail;
 mod observability;
 mod options;
 mod supervisor;

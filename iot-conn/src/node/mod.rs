@@ -205,6 +205,12 @@ impl Node {
         self.inner.directory.presence(tenant, device)
     }
 
+    /// How a device came and went since the node started, newest first, at most `limit`. Of all devices together the last
+    /// 10,000 are remembered.
+    pub fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
+        self.inner.directory.connections(tenant, device, limit)
+    }
+
     /// How many devices are connected.
     pub fn online_len(&self) -> usize {
         self.inner.directory.online_len()

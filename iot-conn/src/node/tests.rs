@@ -17,6 +17,8 @@ mod pressure;
 mod services;
 #[cfg(feature = "device")]
 mod sessions;
+#[cfg(feature = "device")]
+mod twins;
 
 use iot_core::{
     event::{Event, Report, Value},

@@ -59,6 +59,39 @@ fn a_signed_release_survives_its_file() {
     assert_eq!(verify(&trust(2, &[1, 2, 3]), &SignedRelease::parse(&file).unwrap()), Ok(manifest()));
 }
 
+/// RFC 8032 §7.1, test 1: the seed, its public key. A key id is the SHA-256 of those 32 bytes.
+#[test]
+fn keys_are_those_of_the_standard() {
+    let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let public = "\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"";
+    let seed: [u8; 32] = data_encoding::HEXLOWER.decode(seed.as_bytes()).unwrap().try_into().unwrap();
+    let key = SigningKey::from_seed(&seed).unwrap();
+    assert_eq!(serde_json::to_string(&key.public()).unwrap(), public);
+    assert_eq!(key.public().id().to_string(), "21fe31dfa154a261626bf854046fd2271b7bed4b6abe45aa58877ef47f9721b9");
+}
+
+/// As a stranger's tool would: the domain, a zero byte, the manifest.
+#[test]
+fn what_is_signed_is_as_documented() {
+    let signed = signed(&[1]);
+    let message = [b"iot-ota/1 release\0".as_slice(), signed.manifest.as_bytes()].concat();
+    let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+    let signature = data_encoding::HEXLOWER.encode(pair.sign(&message).as_ref());
+    assert_eq!(serde_json::to_value(&signed).unwrap()["signatures"][0]["signature"], signature);
+}
+
+#[test]
+fn a_trust_is_checked_where_it_is_read() {
+    let text = serde_json::to_string(&trust(2, &[1, 2])).unwrap();
+    assert_eq!(serde_json::from_str::<Trust>(&text).unwrap(), trust(2, &[1, 2]));
+    assert!(serde_json::from_str::<Trust>(&text.replace("\"threshold\":2", "\"threshold\":3")).is_err());
+    assert!(serde_json::from_str::<Trust>(&text.replace("\"threshold\":2", "\"threshold\":0")).is_err());
+    let keys = |count: u8| (1..=count).map(|seed| key(seed).public()).collect();
+    assert!(Trust::new(1, keys(8)).is_ok());
+    assert_eq!(Trust::new(1, keys(9)), Err(TrustError::Keys));
+    assert_eq!(Trust::new(1, Vec::new()), Err(TrustError::Keys));
+}
+
 #[test]
 fn ot_1_unsigned_or_signed_by_another_key() {
     let trust = trust(1, &[1]);

@@ -56,6 +56,13 @@ fn ot_1_a_stored_job_counts_for_its_signatures_only() {
     };
     assert!(matches!(restart(&honest)[..], [Action::Read { .. }]));
     assert_eq!(restart(&honest.replace("2.0.0", "6.6.6")), []);
+    // One that is tried already is left.
+    let trial = String::from_utf8(tried().state().to_json()).unwrap().replace("2.0.0", "6.6.6");
+    let state = State::parse(trial.as_bytes()).unwrap();
+    let mut updater = Updater::new(identity(), trust(), Limits::default(), Some(state));
+    updater.booted(now(), Slot::B);
+    updater.health(now(), true);
+    assert_eq!(actions(&mut updater), [Action::Revert { slot: Slot::A }]);
 }
 
 #[test]
@@ -230,8 +237,7 @@ fn ot_14_a_slot_that_was_changed_after_it_was_written() {
 #[test]
 fn ot_16_an_image_that_never_starts_is_reverted_and_not_taken_again() {
     // The new image crashes before it can say anything: only the boot loader counts.
-    let device = Device { well: |_| None, ..Device::new() };
-    let mut device = device;
+    let mut device = Device { well: |_| None, ..Device::new() };
     assert!(device.run().unwrap().is_none());
     let mut slots = SlotFolder::open(device.path(), SLOT_BYTES).unwrap();
     let started: Vec<_> = (0..=BOOTS_MAX).map(|_| slots.boot(|| panic!("stored")).unwrap()).collect();

@@ -227,7 +227,8 @@ impl Device {
     }
 
     fn image(&self, slot: Slot) -> Vec<u8> {
-        fs::read(SlotFolder::open(self.path(), SLOT_BYTES).unwrap().image_path(slot)).unwrap_or_default()
+        let name = if slot == Slot::A { "slot-a" } else { "slot-b" };
+        fs::read(self.path().join(name)).unwrap_or_default()
     }
 
     fn states(&self) -> Vec<ReportState> {
