@@ -190,6 +190,50 @@ async fn ot_16_a_device_that_rolled_back_stops_the_rest_and_is_not_asked_again()
 }
 
 #[tokio::test]
+async fn a_refusal_of_what_was_reverted_is_the_rollback_that_it_was() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 2).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.tick().await;
+    cloud.offered("lamp-0", 1).await;
+    cloud.offered("lamp-1", 1).await;
+    cloud.refused("lamp-0", &rollout, Refused::Reverted.code()).await;
+    cloud.refused("lamp-1", &rollout, Refused::Expired.code()).await;
+    assert_eq!(cloud.phases(&rollout).await, [(Phase::RolledBack, 1), (Phase::Refused, 1)]);
+    cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.tick().await;
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+    cloud.offered("lamp-1", 1).await;
+}
+
+#[tokio::test]
+async fn a_device_that_asks_before_its_group_was_gone_through_is_counted_once() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 2).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.offered("lamp-0", 1).await;
+    assert_eq!(cloud.rollout(&rollout).await.groups[0].assigned, 1);
+    cloud.tick().await;
+    assert_eq!(cloud.rollout(&rollout).await.groups[0].assigned, 2);
+    assert_eq!(cloud.phases(&rollout).await, [(Phase::Pending, 1), (Phase::Offered, 1)]);
+}
+
+#[tokio::test]
+async fn an_expired_release_is_offered_to_nobody() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 1).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    cloud.started(&release, first_then_all(&["lamp-0"])).await;
+    let end = manifest(2, &image(10_000)).expires.since(cloud.now());
+    cloud.clock.advance(end - Duration::from_micros(1));
+    cloud.offered("lamp-0", 1).await;
+    cloud.clock.advance(Duration::from_micros(1));
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+}
+
+#[tokio::test]
 async fn devices_that_still_load_learn_that_it_is_over() {
     let cloud = Cloud::new().await;
     cloud.with_devices("lamp", 3).await;
@@ -338,10 +382,10 @@ async fn it_runs_until_it_is_told_to_stop() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(cloud.ota.clone().run(cloud.radio.clone(), async move { drop(stopped.await) }));
     let rollout = cloud.started(&release, first_then_all(&["lamp-0"])).await;
-    cloud.radio.spoke.notified().await;
+    cloud.radio.speaks().await;
     assert!(matches!(cloud.radio.told("lamp-0")[..], [Down::Offer(_)]));
     cloud.ordered(&rollout, Order::Cancel).await;
-    cloud.radio.spoke.notified().await;
+    cloud.radio.speaks().await;
     assert_eq!(cloud.radio.told("lamp-0"), [Down::Cancelled { rollout }]);
     stop.send(()).unwrap();
     running.await.unwrap();

@@ -81,6 +81,11 @@ impl Radio {
         self.connected.lock().unwrap().insert(device_id(device));
     }
 
+    /// Until a device is told something.
+    pub async fn speaks(&self) {
+        tokio::time::timeout(Duration::from_secs(10), self.spoke.notified()).await.expect("nobody was told anything");
+    }
+
     pub fn told(&self, device: &str) -> Vec<Down> {
         self.told.lock().unwrap().remove(&device_id(device)).unwrap_or_default()
     }
@@ -202,6 +207,12 @@ impl Cloud {
     pub async fn report(&self, device: &str, rollout: &RolloutId, state: ReportState) -> Option<Down> {
         let report = Report { rollout: rollout.clone(), state, progress_percent: None, reason: None };
         self.ask(device, &Up::Report(report).to_json()).await
+    }
+
+    pub async fn refused(&self, device: &str, rollout: &RolloutId, reason: &str) {
+        let (state, reason) = (ReportState::Refused, Some(reason.to_owned()));
+        let report = Report { rollout: rollout.clone(), state, progress_percent: None, reason };
+        assert_eq!(self.ask(device, &Up::Report(report).to_json()).await, None);
     }
 
     pub async fn explained(&self, device: &str) -> &'static str {
