@@ -50,7 +50,7 @@ async fn furnished() -> Site {
         keys: vec![],
         created: Timestamp::EPOCH,
     };
-    let home = Home { tenant: acme(), id: HomeId::parse("h1").unwrap(), name: "Hill House".to_owned() };
+    let home = Home::without_owner(acme(), HomeId::parse("h1").unwrap(), "Hill House");
     assert!(site.meta.commit_or_conflict(Batch::default().create(&device).create(&home)).await.unwrap());
     site
 }
