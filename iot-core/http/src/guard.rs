@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use iot_core::{
-    access::{Permission, Reason, Resource, check},
+    access::{Permission, Reason, Resource, Subject, check},
     device::Device,
     home::Home,
     id::{DeviceId, HomeId},
@@ -57,6 +57,8 @@ async fn admit(context: &GuardContext, guard: Guard, parts: &mut Parts) -> Resul
     let tenant = &identity.principal.tenant;
     match guard {
         Guard::Public { .. } => Ok(()),
+        Guard::Account if matches!(identity.principal.subject, Subject::Account { .. }) => Ok(()),
+        Guard::Account => Err(refuse(context, &identity, "not_an_account", parts).await),
         Guard::Tenant(permission) => require(context, &identity, permission, &Resource::tenant(tenant), parts).await,
         Guard::Device(permission) => {
             let text = parameter(parts, "device").await;
@@ -74,7 +76,7 @@ async fn admit(context: &GuardContext, guard: Guard, parts: &mut Parts) -> Resul
             let Some(home) = find::<Home, _>(context, key).await? else {
                 return absent(context, &identity, permission, "home", &HomeId::parse(&text), parts).await;
             };
-            let resource = Resource { tenant: tenant.clone(), device: None, home: Some(home.document.id.clone()) };
+            let resource = Resource::home(tenant, &home.document.id);
             require(context, &identity, permission, &resource, parts).await?;
             parts.extensions.insert(Target(home));
             Ok(())
@@ -117,22 +119,27 @@ async fn require(
     parts: &Parts,
 ) -> Result<(), ProblemResponse> {
     let decision = check(&identity.grants, permission, resource, context.clock.timestamp());
-    if decision.allow {
-        return Ok(());
+    match decision.allow {
+        true => Ok(()),
+        false => Err(refuse(context, identity, reason_code(decision.reason), parts).await),
     }
+}
+
+/// `403 forbidden`, recorded with its reason.
+async fn refuse(context: &GuardContext, identity: &Identity, why: &str, parts: &Parts) -> ProblemResponse {
     let audit = Audit {
         at: context.clock.timestamp(),
         tenant: identity.principal.tenant.clone(),
         actor: identity.principal.to_string(),
         action: "http_request".to_owned(),
         subject: format!("{} {}", parts.method, parts.uri.path()),
-        refused: Some(reason_code(decision.reason).to_owned()),
+        refused: Some(why.to_owned()),
     };
     // The refusal stands even if it cannot be recorded.
     if let Err(error) = context.meta.commit(Batch::default().audited(audit)).await {
         tracing::error!(%error, principal = %identity.principal, "a refusal could not be recorded");
     }
-    Err(Problem::forbidden().into())
+    Problem::forbidden().into()
 }
 
 fn reason_code(reason: Reason) -> &'static str {

@@ -13,13 +13,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use iot_core::{
-    access::{Authentication, BoxAuthenticator, Credentials, Grants, Principal, Proof, Refusal},
+    access::{Authentication, BoxAuthenticator, Credentials, Grants, Principal, Proof, Refusal, Subject},
+    id::{AccountId, LoginId},
     problem::Problem,
     secret::Secret,
 };
 use tower::ServiceExt;
 
-use crate::problem::{ProblemResponse, unavailable};
+use crate::{
+    cookie::{Cookie, Cookies, needs_same_origin, same_origin},
+    problem::{ProblemResponse, unavailable},
+};
 
 /// Who asks, in the extensions of a request once [`authenticate`] has let it in. As an argument of a handler it answers
 /// 401 where nobody is known; `Option<Identity>` does not.
@@ -52,9 +56,14 @@ impl Connection {
     }
 }
 
-/// Puts authentication around all routes: `Authorization: Bearer` becomes an [`Identity`], and a bad token is answered with
-/// 401 at once, on public routes too. Other schemes and requests without the header pass without an identity; guards refuse
-/// them. `encrypted`: whether the listener in front speaks TLS.
+/// Puts authentication around all routes. `encrypted`: whether the listener in front speaks TLS.
+///
+/// `Authorization: Bearer` becomes an [`Identity`], and a bad token is answered with 401 at once, on public routes too. Other
+/// schemes and requests without the header pass without an identity; guards refuse them. A browser's
+/// [`Cookie::Session`](crate::cookie::Cookie::Session) does the same where there is no such header, with two differences: one
+/// that is not accepted counts as none, so that a person whose session is over reaches the pages for signing in; and a request
+/// that may change something is answered with `403 cross_site` unless a page of this server made it
+/// ([`same_origin`]).
 pub fn authenticate(router: Router, authenticator: BoxAuthenticator, encrypted: bool) -> Router {
     router.layer(from_fn_with_state((authenticator, encrypted), identify))
 }
@@ -65,23 +74,65 @@ async fn identify(
     next: Next,
 ) -> Response {
     let peer = request.extensions().get().map_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), |Peer(p)| *p);
-    request.extensions_mut().insert(Connection { peer, encrypted });
-    if let Some(token) = bearer(request.headers()) {
-        let proof = Proof::Token(token);
-        let credentials = Credentials { proof, client_id: None, peer, encrypted, anonymous_allowed: false };
-        match authenticator.oneshot(credentials).await {
-            Ok(Authentication::Accepted(principal, grants)) => {
-                request.extensions_mut().insert(Identity { principal, grants });
+    let connection = Connection { peer, encrypted };
+    request.extensions_mut().insert(connection);
+    let headers = request.headers();
+    let (shown, cookie) = (bearer(headers), Cookies::of(connection).read(Cookie::Session, headers));
+    let own = !needs_same_origin(request.method(), headers) || same_origin(connection, headers);
+    let identified = match (shown, cookie) {
+        (Some(token), _) => by_bearer(authenticator, connection, token).await.map(Some),
+        (None, Some(token)) => by_cookie(authenticator, connection, token, own).await,
+        (None, None) => Ok(None),
+    };
+    match identified {
+        Ok(identity) => {
+            if let Some(identity) = identity {
+                request.extensions_mut().insert(identity);
             }
-            Ok(Authentication::Refused(Refusal::Unencrypted)) => {
-                let detail = "tokens are accepted over TLS, or from the machine itself";
-                return ProblemResponse(Problem::new(401, "unauthenticated", detail)).into_response();
-            }
-            Ok(Authentication::Refused(_)) => return ProblemResponse(Problem::unauthenticated()).into_response(),
-            Err(error) => return unavailable(&*error).into_response(),
+            next.run(request).await
         }
+        Err(problem) => problem.into_response(),
     }
-    next.run(request).await
+}
+
+async fn by_bearer(
+    authenticator: BoxAuthenticator,
+    connection: Connection,
+    token: Secret,
+) -> Result<Identity, ProblemResponse> {
+    match ask(authenticator, connection, token).await? {
+        Authentication::Accepted(principal, grants) => Ok(Identity { principal, grants }),
+        Authentication::Refused(Refusal::Unencrypted) => {
+            let detail = "tokens are accepted over TLS, or from the machine itself";
+            Err(Problem::new(401, "unauthenticated", detail).into())
+        }
+        Authentication::Refused(_) => Err(Problem::unauthenticated().into()),
+    }
+}
+
+async fn by_cookie(
+    authenticator: BoxAuthenticator,
+    connection: Connection,
+    token: Secret,
+    own: bool,
+) -> Result<Option<Identity>, ProblemResponse> {
+    if !own {
+        return Err(Problem::new(403, "cross_site", "another site made this request; open the console itself").into());
+    }
+    Ok(match ask(authenticator, connection, token).await? {
+        Authentication::Accepted(principal, grants) => Some(Identity { principal, grants }),
+        Authentication::Refused(_) => None,
+    })
+}
+
+async fn ask(
+    authenticator: BoxAuthenticator,
+    Connection { peer, encrypted }: Connection,
+    token: Secret,
+) -> Result<Authentication, ProblemResponse> {
+    let proof = Proof::Token(token);
+    let credentials = Credentials { proof, client_id: None, peer, encrypted, anonymous_allowed: false };
+    authenticator.oneshot(credentials).await.map_err(|error| unavailable(&*error))
 }
 
 /// The token of `Authorization: Bearer`; the scheme's case does not matter (RFC 9110 §11.1). Text that cannot be a token is
@@ -105,6 +156,33 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
         Ok(parts.extensions.get().cloned())
+    }
+}
+
+/// The account that asks, behind [`Guard::Account`](crate::Guard::Account). As an argument of another route's handler it answers
+/// `403 forbidden` to who is no account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Who, as for the audit.
+    pub principal: Principal,
+    /// Which account of the principal's tenant.
+    pub account: AccountId,
+    /// By which of its sign-ins.
+    pub login: LoginId,
+}
+
+impl<S: Sync> FromRequestParts<S> for Person {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
+        let identity = parts.extensions.get::<Identity>().ok_or(ProblemResponse(Problem::unauthenticated()))?;
+        let principal = identity.principal.clone();
+        match &principal.subject {
+            Subject::Account { account, login } => {
+                Ok(Self { account: account.clone(), login: login.clone(), principal })
+            }
+            _ => Err(Problem::forbidden().into()),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Routes`] is the one way to register a route, and no route can be registered without a [`Guard`]. The crates that have
 //! an HTTP face each return `Routes`; a server merges them, turns them into a router and puts [`authenticate`] around it.
-//! Do not use this crate for an API of another style: it knows JSON, bearer tokens and problem+json only.
+//! Do not use this crate for an API of another style: it knows JSON, bearer tokens, a session cookie and problem+json only.
 //!
 //! ```
 //! use iot_core::access::Permission;
@@ -21,10 +21,12 @@
 //! |---|---|
 //! | [`routes`] | registering, the table of routes, OpenAPI |
 //! | [`identity`] | who asks |
+//! | [`cookie`] | the same for browsers |
 //! | [`extract`] | bodies, queries, pages, path parameters |
 //! | [`problem`] | errors as responses |
 //! | [`idempotency`] | `Idempotency-Key` |
 
+pub mod cookie;
 pub mod extract;
 mod guard;
 pub mod idempotency;
@@ -33,9 +35,10 @@ mod openapi;
 pub mod problem;
 pub mod routes;
 
+pub use cookie::{Cookie, Cookies, same_origin};
 pub use extract::{Body, Items, PageQuery, Path, Query, read_body};
 pub use guard::Target;
 pub use idempotency::{Idempotency, sweep};
-pub use identity::{Identity, Peer, authenticate};
+pub use identity::{Identity, Peer, Person, authenticate};
 pub use problem::ProblemResponse;
 pub use routes::{Doc, Guard, GuardContext, RouteInfo, Routes};

@@ -37,6 +37,7 @@ pub(crate) fn document<'a>(
 fn operation(route: &RouteInfo, doc: &Doc) -> Value {
     let (needs, security) = match route.guard {
         Guard::Public { why } => (format!("public: {why}"), json!([])),
+        Guard::Account => ("needs a signed-in account".to_owned(), json!([{ "bearer": [] }])),
         Guard::Tenant(permission) => (needs(permission, "the tenant"), json!([{ "bearer": [] }])),
         Guard::Device(permission) => (needs(permission, "the device"), json!([{ "bearer": [] }])),
         Guard::Home(permission) => (needs(permission, "the home"), json!([{ "bearer": [] }])),

@@ -30,6 +30,9 @@ pub enum Guard {
         /// Why.
         why: &'static str,
     },
+    /// Any account that is signed in, whatever it may do. The handler shows and changes only what belongs to that account,
+    /// and takes [`Person`](crate::Person) to know whose.
+    Account,
     /// A principal with this permission on its tenant.
     Tenant(Permission),
     /// A principal with this permission on the device that `{device}` in the path names; the handler may take

@@ -19,7 +19,7 @@ use iot_core::{
     store::{Batch, MetaStoreExt},
     time::Timestamp,
 };
-use iot_http::{Doc, Guard, Identity, Routes, Target};
+use iot_http::{Doc, Guard, Identity, Person, Routes, Target};
 use serde_json::json;
 use support::{Site, acme, ask, request, send, serve};
 
@@ -82,6 +82,27 @@ async fn every_guarded_route_refuses() {
         assert_eq!(status, StatusCode::OK, "{line}");
     }
     assert_eq!(site.meta.revision().await.unwrap().0, 1 + refused as u64, "nothing but the audit was written");
+}
+
+#[tokio::test]
+async fn a_route_for_accounts_refuses_all_others_and_knows_whose_it_is() {
+    let site = Site::new();
+    let own = async |person: Person| person.account.to_string();
+    let elsewhere = async |person: Person| person.account.to_string();
+    let routes = site.routes().get("/v1/own", Guard::Account, Doc::new("own"), own);
+    let router = serve(routes.get("/v1/whole", Guard::Tenant(PERMISSION), Doc::new("whole"), elsewhere));
+    let response = send(&router, request("GET /v1/own", "person").body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(axum::body::to_bytes(response.into_body(), 100).await.unwrap(), "ann");
+    assert!(site.audit().await.is_empty());
+    assert_eq!(ask(&router, "GET /v1/own", "").await.0, StatusCode::UNAUTHORIZED);
+    for token in ["admin", "topics"] {
+        let (status, problem) = ask(&router, "GET /v1/own", token).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::FORBIDDEN, &json!("forbidden")));
+        assert_eq!(site.audit().await[0].refused.as_deref(), Some("not_an_account"));
+    }
+    assert_eq!(site.audit().await.len(), 2);
+    assert_eq!(ask(&router, "GET /v1/whole", "admin").await.0, StatusCode::FORBIDDEN, "an administrator is no account");
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use iot_core::{
         Authentication, BoxAuthenticator, Credentials, Grants, Object, Principal, Proof, Refusal, Relation, Subject,
     },
     clock::ManualClock,
-    id::{TenantId, TokenId},
+    id::{AccountId, LoginId, TenantId, TokenId},
     keys::{KeyError, KeyRing, Purpose},
     logic::BoxError,
-    store::{Audit, MetaStore},
+    store::{Audit, MetaStore, Revision},
     time::Timestamp,
 };
 use iot_http::{GuardContext, Routes, authenticate};
@@ -74,10 +74,19 @@ impl Site {
     }
 }
 
-/// `admin` and `viewer` are tokens of acme, `topics` is one that may use free topics only, all others are unknown.
+pub fn person() -> Principal {
+    let (account, login) = (AccountId::parse("ann").unwrap(), LoginId::parse("phone").unwrap());
+    Principal { tenant: acme(), subject: Subject::Account { account, login } }
+}
+
+/// `admin` and `viewer` are tokens of acme, `topics` is one that may use free topics only, `person` is an account that may do
+/// nothing, all others are unknown.
 pub fn authenticator() -> BoxAuthenticator {
     BoxAuthenticator::new(service_fn(|credentials: Credentials| async move {
         let Proof::Token(token) = credentials.proof else { return Ok(Authentication::Refused(Refusal::NoCredential)) };
+        if token.expose() == "person" {
+            return Ok(Authentication::Accepted(person(), Grants { revision: Revision::default(), tuples: vec![] }));
+        }
         let (object, relation) = match token.expose() {
             "admin" => (Object::Tenant(acme()), Relation::Admin),
             "viewer" => (Object::Tenant(acme()), Relation::Viewer),
