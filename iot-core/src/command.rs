@@ -5,7 +5,8 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{CommandId, DeviceId, OwnershipEpoch, TenantId},
+    access::{Principal, Subject},
+    id::{AccountId, CommandId, DeviceId, LoginId, OwnershipEpoch, TenantId, TokenId},
     store::{Document, IndexKey, Key},
     time::Timestamp,
 };
@@ -30,9 +31,49 @@ pub enum Offline {
     Wait,
 }
 
+/// Who asked for a command. One that still waits is given to its device only while its sender may control that device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CommandSender {
+    /// A person.
+    Account {
+        /// Which account.
+        account: AccountId,
+        /// By which of its sign-ins.
+        login: LoginId,
+    },
+    /// An application.
+    Token(TokenId),
+}
+
+impl CommandSender {
+    /// A principal as a sender; `None` for one that sends no commands.
+    pub fn of(principal: &Principal) -> Option<Self> {
+        match &principal.subject {
+            Subject::Account { account, login } => {
+                Some(Self::Account { account: account.clone(), login: login.clone() })
+            }
+            Subject::Token(token) => Some(Self::Token(token.clone())),
+            _ => None,
+        }
+    }
+
+    /// The principal that it was.
+    pub fn principal(&self, tenant: &TenantId) -> Principal {
+        let subject = match self {
+            Self::Account { account, login } => Subject::Account { account: account.clone(), login: login.clone() },
+            Self::Token(token) => Subject::Token(token.clone()),
+        };
+        Principal { tenant: tenant.clone(), subject }
+    }
+}
+
 /// A command as its sender asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandRequest {
+    /// Who asks; `None` for the cloud's own logic.
+    pub by: Option<CommandSender>,
     /// Unique; a request with an id that is known already is the same request.
     pub id: CommandId,
     /// Whose device.
@@ -127,6 +168,12 @@ pub struct Receipt {
     pub result: Option<serde_json::Value>,
     /// Why it was rejected, in the device's words.
     pub error: Option<String>,
+    /// Who asked for it; `None` for the cloud's own logic.
+    #[serde(default)]
+    pub by: Option<CommandSender>,
+    /// The ownership epoch in which it was asked for; it is told to nobody in another.
+    #[serde(default)]
+    pub epoch: OwnershipEpoch,
 }
 
 /// A command that waits in a store for its device.

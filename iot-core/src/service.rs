@@ -32,12 +32,10 @@ pub struct DeviceCall {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Call {
-    /// The device has connected. It may not have subscribed yet: what is answered waits for that.
+    /// The device has connected. It need not subscribe to be answered.
     Connected,
     /// It asked.
     Asked(Bytes),
-    /// Its connection has ended. An answer goes nowhere.
-    Disconnected,
 }
 
 /// The way from a service to a device that did not ask just now.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use iot_core::{
-    command::{CommandRequest, CommandState, DurableCommand, Offline, Receipt},
+    command::{CommandRequest, CommandSender, CommandState, DurableCommand, Offline, Receipt},
     id::{CommandId, DeviceId, OwnershipEpoch, TenantId},
     payload::{CommandBody, ReplyBody, ReplyStatus},
     time::{Monotonic, Timestamp},
@@ -150,6 +150,8 @@ impl Correlator {
             deadline: now.timestamp.plus(request.timeout),
             result: None,
             error: None,
+            by: request.by,
+            epoch,
         };
         let entry = Entry {
             receipt,
@@ -176,7 +178,7 @@ impl Correlator {
         }
         let left = command.receipt.deadline.since(now.timestamp);
         let entry = Entry {
-            receipt: command.receipt,
+            receipt: Receipt { epoch: command.epoch, ..command.receipt },
             args: command.args,
             epoch: command.epoch,
             deadline: now.monotonic.plus(left),
@@ -197,6 +199,14 @@ impl Correlator {
                 self.send(now, &name);
             }
         }
+    }
+
+    /// What waits for a device to connect, with its senders.
+    pub fn waiting(&self, tenant: &TenantId, device: &DeviceId) -> Vec<(CommandId, CommandSender)> {
+        let ids = self.by_device.get(&(tenant.clone(), device.clone())).into_iter().flatten();
+        let entries = ids.filter_map(|id| self.open.get(&(tenant.clone(), id.clone())));
+        let unsent = entries.filter(|entry| entry.receipt.state == CommandState::Queued);
+        unsent.filter_map(|entry| Some((entry.receipt.id.clone(), entry.receipt.by.clone()?))).collect()
     }
 
     /// The command was written to the device's connection.
@@ -395,6 +405,7 @@ mod tests {
 
     fn request(text: &str, offline: Offline) -> CommandRequest {
         CommandRequest {
+            by: None,
             id: id(text),
             tenant: tenant(),
             device: lamp(),

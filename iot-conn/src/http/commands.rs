@@ -7,13 +7,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use iot_core::{
-    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandState, Offline, Receipt},
+    command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandSender, CommandState, Offline, Receipt},
     device::Device,
     id::CommandId,
     problem::Problem,
     time::Timestamp,
 };
-use iot_http::{Body, Path, ProblemResponse, Query, Target};
+use iot_http::{Body, Identity, Path, ProblemResponse, Query, Target};
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceExt};
 
@@ -88,6 +88,7 @@ fn view(receipt: Receipt) -> Response {
 pub(super) async fn send(
     State(node): State<Node>,
     Target(device): Target<Device>,
+    identity: Identity,
     Query(wait): Query<Wait>,
     Body(body): Body<CommandBody>,
 ) -> Result<Response, ProblemResponse> {
@@ -97,6 +98,7 @@ pub(super) async fn send(
     }
     let id: CommandId = uuid::Uuid::now_v7().to_string().parse()?;
     let request = CommandRequest {
+        by: CommandSender::of(&identity.principal),
         id: id.clone(),
         tenant: device.document.tenant.clone(),
         device: device.document.id,
@@ -138,11 +140,16 @@ pub(super) async fn show(
 ) -> Result<Response, ProblemResponse> {
     let wait = wait.duration()?;
     let known = node.commander().receipt(&device.document.tenant, &command).await?;
-    if known.is_none_or(|receipt| receipt.device != device.document.id) {
+    if known.is_none_or(|receipt| !is_of(&receipt, &device.document)) {
         return Err(Problem::not_found("command").into());
     }
     let receipt = node.commander().wait(&device.document.tenant, &command, wait).await?;
     Ok(receipt.map_or_else(|| ProblemResponse(Problem::not_found("command")).into_response(), view))
+}
+
+/// A command of a former owner is one that does not exist.
+fn is_of(receipt: &Receipt, device: &Device) -> bool {
+    receipt.device == device.id && receipt.epoch == device.epoch
 }
 
 pub(super) async fn cancel(
@@ -152,7 +159,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, ProblemResponse> {
     let tenant = &device.document.tenant;
     let known = node.commander().receipt(tenant, &command).await?;
-    if known.is_none_or(|receipt| receipt.device != device.document.id) {
+    if known.is_none_or(|receipt| !is_of(&receipt, &device.document)) {
         return Err(Problem::not_found("command").into());
     }
     match node.commander().cancel(tenant, &command).await? {

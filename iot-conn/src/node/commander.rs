@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use iot_core::{
     clock::Clock,
     command::{
-        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandState,
-        DurableCommand, Offline, Receipt,
+        COMMAND_ARGS_BYTES_MAX, COMMAND_NAME_BYTES_MAX, COMMAND_TIMEOUT_MAX, CommandRequest, CommandSender,
+        CommandState, DurableCommand, Offline, Receipt,
     },
     device::Stage,
     id::{CommandId, DeviceId, OwnershipEpoch, TenantId},
@@ -219,6 +219,16 @@ impl Commander {
     /// How many commands are under way.
     pub fn open_len(&self) -> usize {
         self.correlator().open_len()
+    }
+
+    /// What waits for a device to connect, with its senders.
+    pub(crate) fn waiting(&self, tenant: &TenantId, device: &DeviceId) -> Vec<(CommandId, CommandSender)> {
+        self.correlator().waiting(tenant, device)
+    }
+
+    /// Takes back a command whose sender may not ask for it any more.
+    pub(crate) fn withdraw(&self, tenant: &TenantId, id: &CommandId) {
+        let _told = self.drive_and_store(|correlator, now| correlator.cancel(now, tenant, id));
     }
 
     pub(crate) fn connected(&self, tenant: &TenantId, device: &DeviceId, epoch: OwnershipEpoch) {

@@ -429,6 +429,12 @@ impl Session {
                 Completion::Release { packet_id, tag } => self.connection.engine.release(packet_id, tag),
             }
         }
+        if letters.review
+            && let Err(error) = self.connection.node.review(&self.endpoint, &self.link).await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "what a client may watch cannot be read");
+            self.connection.engine.disconnect(ReasonCode::UnspecifiedError);
+        }
         if letters.behind {
             self.read_queue(delivery).await;
         }

@@ -65,6 +65,7 @@ pub(crate) async fn carry_out(node: Arc<Inner>, effects: Vec<Effect>) -> Result<
         match &effect.action {
             Action::Command { tenant, device, name, args, offline } => {
                 let request = CommandRequest {
+                    by: None,
                     id: command_id(&effect),
                     tenant: tenant.clone(),
                     device: device.clone(),

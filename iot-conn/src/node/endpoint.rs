@@ -17,7 +17,7 @@ use iot_core::{
     topic,
 };
 
-use super::mailbox::Mailbox;
+use super::{mailbox::Mailbox, places::Places};
 use crate::router::SubscriberId;
 
 /// A session as the node knows it: the place to which messages for it are addressed. It lives as long as the session,
@@ -45,6 +45,7 @@ pub(crate) struct Link {
     pub(crate) persistent: bool,
     pub(crate) device: Option<DeviceContext>,
     pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) places: Places,
     grants: RwLock<Arc<Grants>>,
 }
 
@@ -75,7 +76,8 @@ impl Link {
         device: Option<DeviceContext>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        Self { principal, epoch, persistent, device, mailbox, grants: RwLock::new(Arc::new(grants)) }
+        let (places, grants) = (Places::default(), RwLock::new(Arc::new(grants)));
+        Self { principal, epoch, persistent, device, mailbox, places, grants }
     }
 
     /// The same, now that its session has an epoch.
@@ -100,6 +102,18 @@ impl Link {
         check(&self.grants(), permission, resource, now).allow
     }
 
+    /// Whether it may watch every device of its tenant.
+    pub(crate) fn sees_everything(&self, now: Timestamp) -> bool {
+        self.permits(Permission::ReadTelemetry, &Resource::tenant(&self.principal.tenant), now)
+    }
+
+    /// A message was withheld: if the client had subscribed to the device by name, it may have lost that.
+    pub(crate) fn was_denied(&self, message: &Message) {
+        if message.device.as_ref().is_some_and(|(device, _)| self.places.current(device).is_some()) {
+            self.mailbox.ask_review();
+        }
+    }
+
     /// Whether a routed message may be shown to this client.
     pub(crate) fn may_receive(&self, message: &Message, now: Timestamp) -> bool {
         if message.tenant != self.principal.tenant {
@@ -113,9 +127,10 @@ impl Link {
             }
             (Some(_), None) => false,
             (None, Some((device, epoch))) => {
-                let resource =
-                    Resource { tenant: message.tenant.clone(), device: Some((device.clone(), *epoch)), home: None };
-                self.permits(Permission::ReadTelemetry, &resource, now)
+                let place = self.places.resource(device, *epoch);
+                let nowhere =
+                    || Resource { tenant: message.tenant.clone(), device: Some((device.clone(), *epoch)), home: None };
+                self.permits(Permission::ReadTelemetry, &place.unwrap_or_else(nowhere), now)
             }
             (None, None) => true,
         }

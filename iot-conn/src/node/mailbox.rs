@@ -64,6 +64,8 @@ pub(crate) struct Letters {
     pub(crate) close: Option<ReasonCode>,
     /// The queue in the store has more than memory holds.
     pub(crate) behind: bool,
+    /// Something was withheld from the client: look again at what it may watch.
+    pub(crate) review: bool,
 }
 
 /// What became of a message offered to a mailbox.
@@ -89,6 +91,7 @@ struct State {
     completions: Vec<Completion>,
     waiting: Vec<Part>,
     close: Option<ReasonCode>,
+    review: bool,
     closed: bool,
 }
 
@@ -239,6 +242,7 @@ impl Mailbox {
         Letters {
             completions: std::mem::take(&mut state.completions),
             close: state.close,
+            review: std::mem::take(&mut state.review),
             behind: state.catching_up && state.queued.is_empty(),
         }
     }
@@ -266,6 +270,20 @@ impl Mailbox {
             drop(state);
             waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
         }
+    }
+
+    /// Asks the connection to look again at what its client may watch.
+    pub(crate) fn ask_review(&self) {
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.review, true) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether its connection is gone or told to go.
+    pub(crate) fn is_closed(&self) -> bool {
+        let state = self.state();
+        state.closed || state.close.is_some()
     }
 
     /// Whether the store has to be read before there is more to write.

@@ -11,7 +11,9 @@ mod ingest;
 mod mailbox;
 mod offers;
 mod opening;
+mod places;
 mod plane;
+mod services;
 mod subscriptions;
 mod sweep;
 mod tail;
@@ -21,6 +23,7 @@ mod uplink;
 mod watch;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -30,9 +33,10 @@ use iot_core::{
     access::{Access, BoxAuthenticator},
     bus::Bus,
     clock::Clock,
-    id::{ConsumerId, DeviceId, NodeId, TenantId},
+    id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
+    service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
     store::{StoreError, Stores},
 };
@@ -95,6 +99,7 @@ pub(crate) struct Inner {
     connections_max: usize,
     ingest: BoxIngest,
     consumers: Vec<(ConsumerId, BoxLogic)>,
+    pub(crate) services: services::Services,
 }
 
 impl Inner {
@@ -129,6 +134,8 @@ pub struct Builder<A> {
     acceptor_limits: AcceptorLimits,
     ingest: Option<BoxIngest>,
     consumers: Vec<(ConsumerId, BoxLogic)>,
+    services: HashMap<ServiceName, BoxDeviceService>,
+    registry: Arc<Registry>,
     auth: A,
 }
 
@@ -151,6 +158,8 @@ impl Node {
             acceptor_limits: AcceptorLimits::default(),
             ingest: None,
             consumers: Vec::new(),
+            services: HashMap::new(),
+            registry: Arc::default(),
             auth: Unauthenticated(()),
         }
     }
@@ -361,6 +370,19 @@ impl<A> Builder<A> {
         self.consumers.push((name, logic));
         self
     }
+
+    /// A service that devices ask on `up/service/<name>`. One of the same name replaces it.
+    #[must_use]
+    pub fn service(mut self, name: ServiceName, service: BoxDeviceService) -> Self {
+        self.services.insert(name, service);
+        self
+    }
+
+    /// The way to the devices of the node that is being built, for services that speak unasked. Before the node serves,
+    /// nobody is connected.
+    pub fn downlink(&self) -> Arc<dyn Downlink> {
+        Arc::new(services::NodeDownlink { registry: self.registry.clone(), clock: self.clock.clone() })
+    }
 }
 
 impl Builder<Unauthenticated> {
@@ -376,6 +398,8 @@ impl Builder<Unauthenticated> {
             acceptor_limits: self.acceptor_limits,
             ingest: self.ingest,
             consumers: self.consumers,
+            services: self.services,
+            registry: self.registry,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -385,7 +409,7 @@ impl Builder<Authenticated> {
     /// The node; it does nothing until it [serves](Node::serve).
     pub fn build(self) -> Node {
         let stores = self.stores;
-        let registry = Arc::new(Registry::default());
+        let registry = self.registry;
         let directory = Arc::new(directory::Directory::default());
         let commander = Commander::new(
             self.command_limits,
@@ -421,6 +445,7 @@ impl Builder<Authenticated> {
             acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max),
             ingest: self.ingest.unwrap_or_else(append),
             consumers: self.consumers,
+            services: services::Services::new(self.services),
             stores,
             bus: self.bus,
             clock: self.clock,

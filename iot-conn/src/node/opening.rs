@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use iot_core::{
-    access::{Authentication, Credentials, Grants, Principal, Proof, Refusal, Standing, Subject},
+    access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
+    id::TenantId,
     message::Message,
     session::{Position, SessionEpoch},
     store::{Closing, Opening, StoreError},
@@ -157,14 +158,21 @@ async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: Connect
         running.mailbox.fall_behind();
     }
     if let Some(former) = endpoint.set_link(link.clone()) {
-        node.registry.release(&endpoint.session, &node.access.depends_on(&former.principal));
+        node.release(&endpoint, &former);
     }
     node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
     node.arrived(&link).await;
     drop(opening);
+    node.greet(&link);
     // What was revoked between the first question and the registration above would be missed otherwise.
     match node.access.standing(&principal).await {
-        Ok(Standing::Current(grants)) => link.set_grants(grants),
+        Ok(Standing::Current(grants)) => {
+            link.set_grants(grants);
+            if let Err(error) = node.resume_places(&endpoint, &link).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "devices cannot be read");
+                running.mailbox.close(ReasonCode::ServerBusy);
+            }
+        }
         Ok(Standing::Revoked) => running.mailbox.close(ReasonCode::NotAuthorized),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read");
@@ -301,7 +309,7 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
     let will = opened.will.as_ref().filter(|_| cause.with_will());
     let later = will.is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
     if current {
-        node.registry.release(&endpoint.session, &node.access.depends_on(&link.principal));
+        node.release(endpoint, link);
         if link.persistent {
             let closing = Closing {
                 session: endpoint.session.clone(),
@@ -352,13 +360,40 @@ impl Inner {
         Ok(Will { message, delay: Duration::from_secs(u64::from(will.delay_s)) })
     }
 
+    /// What a connection's standing was read from no longer concerns its session.
+    fn release(&self, endpoint: &Endpoint, link: &Link) {
+        self.registry.release(&endpoint.session, &self.access.depends_on(&link.principal));
+        self.registry.release(&endpoint.session, &link.places.keys(&link.principal.tenant));
+    }
+
     /// A connection has taken a session.
     async fn arrived(&self, link: &Link) {
         metrics::counter!("iot_connects_total").increment(1);
         let Some(device) = &link.device else { return };
         let presence = Presence { online: true, since: self.clock.timestamp(), cause: None };
         self.tell_presence(link, device, presence).await;
-        self.commander.connected(&link.principal.tenant, &device.id, device.epoch);
+        match self.withdraw_unpermitted(&link.principal.tenant, device).await {
+            Ok(()) => self.commander.connected(&link.principal.tenant, &device.id, device.epoch),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "senders of commands cannot be asked about");
+                link.mailbox.close(ReasonCode::ServerBusy);
+            }
+        }
+    }
+
+    /// Takes back what waited for a device if who asked for it may not control the device any more.
+    async fn withdraw_unpermitted(&self, tenant: &TenantId, device: &DeviceContext) -> Result<(), StoreError> {
+        let resource = device.resource(tenant);
+        for (id, sender) in self.commander.waiting(tenant, &device.id) {
+            let standing = self.access.standing(&sender.principal(tenant)).await?;
+            let now = self.clock.timestamp();
+            if !matches!(&standing, Standing::Current(grants) if check(grants, Permission::Control, &resource, now).allow)
+            {
+                tracing::info!(command = %id, device = %device.id, "taken back: its sender may not control the device now");
+                self.commander.withdraw(tenant, &id);
+            }
+        }
+        Ok(())
     }
 
     async fn departed(&self, link: &Link, cause: &Cause) {

@@ -16,6 +16,7 @@ use super::{
     gate::Gate,
     mailbox::{Kind, Outgoing},
     offers::Offer,
+    places::named_device,
 };
 use crate::{
     mqtt::{ReasonCode, RetainHandling, server::SubscribeOptions},
@@ -43,7 +44,7 @@ impl Session {
                 codes.push(ReasonCode::QuotaExceeded);
                 continue;
             }
-            match self.permit(filter) {
+            match self.permit(filter).await {
                 Ok(()) => {
                     codes.push(granted_code(options.qos));
                     granted.push(StoredSubscription {
@@ -77,7 +78,7 @@ impl Session {
         current
     }
 
-    fn permit(&self, filter: &str) -> Result<(), ReasonCode> {
+    async fn permit(&self, filter: &str) -> Result<(), ReasonCode> {
         let node = &self.connection.node;
         let limits = &node.limits;
         if topic::check_filter(filter, limits.topic_bytes_max, limits.topic_levels_max).is_err() {
@@ -94,7 +95,18 @@ impl Session {
         let plain = topic::parse_share(filter).ok().flatten().map_or(filter, |(_, plain)| plain);
         let only_devices = plain.starts_with(topic::DEVICE_ROOT);
         let permission = if only_devices { Permission::ReadTelemetry } else { Permission::Subscribe };
-        if self.link.permits(permission, &everything, now) { Ok(()) } else { Err(ReasonCode::NotAuthorized) }
+        if self.link.permits(permission, &everything, now) {
+            return Ok(());
+        }
+        let Some(device) = named_device(filter) else { return Err(ReasonCode::NotAuthorized) };
+        match node.may_watch(&self.endpoint, &self.link, &device).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ReasonCode::NotAuthorized),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a device cannot be read");
+                Err(ReasonCode::UnspecifiedError)
+            }
+        }
     }
 
     async fn store(&mut self, granted: &[StoredSubscription]) -> bool {

@@ -6,9 +6,13 @@ mod commands;
 mod delivery;
 mod mailbox;
 #[cfg(feature = "device")]
+mod people;
+#[cfg(feature = "device")]
 mod permissions;
 #[cfg(feature = "device")]
 mod pressure;
+#[cfg(feature = "device")]
+mod services;
 #[cfg(feature = "device")]
 mod sessions;
 

@@ -34,6 +34,8 @@ enum Place {
     Own(Permitted),
     /// The tree of another device, by an application.
     Other(Arc<Device>),
+    /// A question to a service.
+    Service,
     /// Outside the trees.
     Free,
 }
@@ -62,6 +64,11 @@ impl Inner {
                 return reason;
             }
         };
+        if let (Place::Service, Some(device)) = (&place, &link.device)
+            && let Some(DeviceTopic::Ask(name)) = DeviceTopic::parse(&request.topic)
+        {
+            return self.ask(link, device, name, request.payload).await;
+        }
         let received = request.packet_id.filter(|_| request.qos == QoS::ExactlyOnce && link.persistent);
         let received = received.map(|id| (endpoint.session.clone(), link.epoch, id));
         let (topic, device, keep) = match (&place, &link.device) {
@@ -104,22 +111,24 @@ impl Inner {
         }
         let tenant = &link.principal.tenant;
         if let Some(device) = &link.device {
-            let permitted = match DeviceTopic::parse(name) {
-                Some(DeviceTopic::Telemetry) => Permitted::Telemetry,
-                Some(DeviceTopic::Event) => Permitted::Event,
-                Some(DeviceTopic::Reply) => Permitted::Reply,
-                Some(DeviceTopic::UpCustom(_)) => Permitted::Custom,
+            let place = match DeviceTopic::parse(name) {
+                Some(DeviceTopic::Telemetry) => Place::Own(Permitted::Telemetry),
+                Some(DeviceTopic::Event) => Place::Own(Permitted::Event),
+                Some(DeviceTopic::Reply) => Place::Own(Permitted::Reply),
+                Some(DeviceTopic::UpCustom(_)) => Place::Own(Permitted::Custom),
+                Some(DeviceTopic::Ask(_)) => Place::Service,
                 _ => return denied,
             };
             let allowed = link.permits(Permission::Report, &device.resource(tenant), now);
-            return if allowed { Ok(Place::Own(permitted)) } else { denied };
+            return if allowed { Ok(place) } else { denied };
         }
         if let Some((device, local)) = topic::split_device(name) {
             let Some(DeviceTopic::DownCustom(_)) = DeviceTopic::parse(local) else { return denied };
             let Ok(id) = device.parse() else { return denied };
             let found = self.directory.device(&*self.stores.meta, tenant, &id).await;
             let Some(device) = found.map_err(|_| ReasonCode::UnspecifiedError)? else { return denied };
-            let allowed = link.permits(Permission::Control, &Resource::device(&device), now);
+            // Of the whole tenant: what people may do with their devices, they do by commands, which end and are accounted for.
+            let allowed = link.permits(Permission::Control, &Resource::tenant(tenant), now);
             return if allowed { Ok(Place::Other(device)) } else { denied };
         }
         let reserved = name.starts_with('$') || name == "d" || name == "alarm" || name.starts_with("alarm/");
@@ -236,7 +245,7 @@ impl Inner {
             let qos = matched.qos.min(message.qos);
             let retain = matched.retain_as_published && message.retain;
             match endpoint.link() {
-                Some(link) if !link.may_receive(&message, now) => {}
+                Some(link) if !link.may_receive(&message, now) => link.was_denied(&message),
                 Some(link) if qos == QoS::AtMostOnce || !link.persistent => {
                     let message = message.clone();
                     let outgoing =
@@ -302,7 +311,7 @@ impl Inner {
             (Place::Own(Permitted::Custom), Some(device)) => {
                 Ok((format!("{}{name}", device.prefix), Some((device.id.clone(), device.epoch))))
             }
-            (Place::Own(_), _) => Err(ReasonCode::NotAuthorized),
+            (Place::Own(_) | Place::Service, _) => Err(ReasonCode::NotAuthorized),
             (Place::Other(device), _) => Ok((name.to_owned(), Some((device.id.clone(), device.epoch)))),
             (Place::Free, _) => Ok((name.to_owned(), None)),
         }

@@ -18,7 +18,10 @@ use iot_core::{
     time::Monotonic,
 };
 
-use super::Inner;
+use super::{
+    Inner,
+    endpoint::{DeviceContext, Endpoint, Link},
+};
 use crate::mqtt::ReasonCode;
 
 /// How often a node looks without being told.
@@ -106,8 +109,10 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                 if let Ok(revision) = node.stores.meta.revision().await {
                     seen = revision;
                     node.directory.invalidate_all();
-                    for link in node.registry.connected() {
-                        reconsider(&node, &link).await;
+                    for endpoint in node.registry.all() {
+                        if let Some(link) = endpoint.link() {
+                            reconsider(&node, &endpoint, &link).await;
+                        }
                     }
                 }
             }
@@ -132,24 +137,42 @@ async fn apply(node: &Inner, change: &Change) {
         node.directory.invalidate(key);
         for endpoint in node.registry.dependants(key) {
             if let Some(link) = endpoint.link() {
-                reconsider(node, &link).await;
+                reconsider(node, &endpoint, &link).await;
             }
         }
     }
 }
 
-async fn reconsider(node: &Inner, link: &super::endpoint::Link) {
-    match node.access.standing(&link.principal).await {
-        Ok(Standing::Current(grants)) => link.set_grants(grants),
+async fn reconsider(node: &Inner, endpoint: &Arc<Endpoint>, link: &Link) {
+    let reviewed = match node.access.standing(&link.principal).await {
+        Ok(Standing::Current(grants)) => {
+            link.set_grants(grants);
+            match &link.device {
+                Some(context) => moved(node, link, context).await,
+                None => node.review(endpoint, link).await,
+            }
+        }
         Ok(Standing::Revoked) => {
             tracing::info!(principal = %link.principal, "revoked while connected");
             link.mailbox.close(ReasonCode::NotAuthorized);
+            Ok(())
         }
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read; disconnecting");
-            link.mailbox.close(ReasonCode::ServerBusy);
-        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = reviewed {
+        tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read; disconnecting");
+        link.mailbox.close(ReasonCode::ServerBusy);
     }
+}
+
+/// A device that has come to another owner or home begins a new connection, which sees nothing of the former's.
+async fn moved(node: &Inner, link: &Link, context: &DeviceContext) -> Result<(), StoreError> {
+    let found = node.directory.device(&*node.stores.meta, &link.principal.tenant, &context.id).await?;
+    if found.is_none_or(|device| device.epoch != context.epoch || device.home != context.home) {
+        tracing::info!(device = %context.id, "the device has moved to another owner or home; it connects anew");
+        link.mailbox.close(ReasonCode::AdministrativeAction);
+    }
+    Ok(())
 }
 
 impl Inner {

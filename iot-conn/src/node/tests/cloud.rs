@@ -1,7 +1,7 @@
 //! A node over stores in memory, and clients that speak MQTT to it over TCP.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -15,16 +15,17 @@ use bytes::BytesMut;
 use iot_core::{
     access::{
         Access, Authentication, BoxAuthenticator, Credentials, Grants, Object, Principal, Proof, Refusal, Relation,
-        Standing, Subject,
+        Standing, Subject, Tuple,
     },
-    clock::ManualClock,
+    clock::{Clock, ManualClock},
     device::{Device, Stage},
+    home::MembershipBell,
     id::{DeviceId, NodeId, OwnershipEpoch, TenantId},
     message::{Message, QoS},
     session::{Position, SessionEpoch, SessionId},
     store::{
-        Batch, Closing, Committed, Due, Fenced, Key, Offered, Opened, Opening, Publication as Stored, Queued,
-        SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores,
+        Batch, Closing, Committed, Due, Fenced, Key, MetaStoreExt, Offered, Opened, Opening, Publication as Stored,
+        Queued, Revision, SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores, Write,
     },
     time::{Monotonic, Timestamp},
 };
@@ -43,7 +44,7 @@ use crate::{
         client::{Client as Engine, ClientOptions, Connected, Event, Publication, Received},
         packet::Subscription,
     },
-    node::{Node, ServeError},
+    node::{Authenticated, Builder, Node, ServeError},
     transport::{Bound, Listener, listen},
 };
 
@@ -86,6 +87,13 @@ impl Cloud {
     }
 
     pub(super) async fn over(memory: Arc<Memory>) -> Self {
+        Self::with(memory, |builder| builder).await
+    }
+
+    pub(super) async fn with(
+        memory: Arc<Memory>,
+        build: impl FnOnce(Builder<Authenticated>) -> Builder<Authenticated>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::EPOCH.plus(Duration::from_secs(1_000_000))));
         let sessions = Arc::new(Failing {
             inner: memory.clone(),
@@ -101,8 +109,8 @@ impl Cloud {
         let limits = iot_core::limits::Limits { subscriptions_max: 8, ..Default::default() };
         let node = Node::builder(NodeId::parse("n").unwrap(), stores, clock.clone())
             .limits(limits)
-            .authenticate_with(authenticator(), book.clone())
-            .build();
+            .authenticate_with(authenticator(), book.clone());
+        let node = build(node).build();
         let listener = Listener {
             name: "mqtt",
             address: ([127, 0, 0, 1], 0).into(),
@@ -132,6 +140,25 @@ impl Cloud {
         self.book.revoked.lock().unwrap().insert(who.to_owned());
         let changed = self.node.stores().meta.commit(Batch::default().create(&device(who))).await;
         assert!(matches!(changed, Ok(Committed::Done(_))));
+    }
+
+    /// Changes a device's record.
+    pub(super) async fn change(&self, id: &str, change: impl FnOnce(&mut Device)) {
+        let meta = &self.node.stores().meta;
+        let stored = meta.find::<Device>(&Device::key_of(&tenant(), &id.parse().unwrap())).await.unwrap().unwrap();
+        let mut device = stored.document.clone();
+        change(&mut device);
+        assert!(meta.commit_or_conflict(Batch::default().replace(&stored, &device)).await.unwrap());
+    }
+
+    /// Makes `who` something to the home `h`, until `expires`, or nothing, and rings the bell.
+    pub(super) async fn grant(&self, who: &str, relation: Option<Relation>, expires: Option<Timestamp>) {
+        let object = Object::Home(tenant(), "h".parse().unwrap());
+        let tuples = relation.map(|relation| Tuple { object, relation, expires });
+        self.book.people.lock().unwrap().insert(who.to_owned(), tuples.into_iter().collect());
+        let bell = MembershipBell { tenant: tenant(), account: who.parse().unwrap(), at: self.clock.timestamp() };
+        let batch = Batch { writes: vec![Write::put(&bell)], ..Batch::default() };
+        assert!(self.node.stores().meta.commit_or_conflict(batch).await.unwrap());
     }
 
     pub(super) async fn sweep(&self) {
@@ -181,7 +208,7 @@ fn device(id: &str) -> Device {
     }
 }
 
-// === Who is who: `dev-<id>` is a device, `dev-<id>.<key>` with another key, `view-<name>` only reads, `app-<name>` may do all, nothing is anonymous ===
+// === Who is who: `dev-<id>` is a device, `dev-<id>.<key>` with another key, `view-<name>` only reads, `app-<name>` may do all, `acc-<name>` is a person, nothing is anonymous ===
 
 fn authenticator() -> BoxAuthenticator {
     let answer = |credentials: Credentials| async move {
@@ -191,6 +218,7 @@ fn authenticator() -> BoxAuthenticator {
                     let (id, key) = id.split_once('.').unwrap_or((id, "first"));
                     Subject::Device { device: id.parse()?, fingerprint: key.into() }
                 }
+                Some(("acc", name)) => Subject::Account { account: name.parse()?, login: "login".parse()? },
                 Some(("app" | "view", _)) => Subject::Token(token.expose().parse()?),
                 _ => return Ok(Authentication::Refused(Refusal::Unknown)),
             },
@@ -212,6 +240,7 @@ fn grants(principal: &Principal) -> Grants {
             Grants::of(Object::Tenant(tenant()), Relation::Admin)
         }
         Subject::Token(_) => Grants::of(Object::Tenant(tenant()), Relation::Viewer),
+        Subject::Account { .. } => Grants { revision: Revision::default(), tuples: vec![] },
         _ => Grants::of(Object::Topics(tenant()), Relation::User),
     }
 }
@@ -220,6 +249,7 @@ fn name(principal: &Principal) -> String {
     match &principal.subject {
         Subject::Device { device, .. } => device.to_string(),
         Subject::Token(token) => token.to_string(),
+        Subject::Account { account, .. } => account.to_string(),
         _ => "anonymous".to_owned(),
     }
 }
@@ -227,18 +257,24 @@ fn name(principal: &Principal) -> String {
 #[derive(Debug, Default)]
 struct Book {
     revoked: Mutex<HashSet<String>>,
+    people: Mutex<HashMap<String, Vec<Tuple>>>,
 }
 
 #[async_trait]
 impl Access for Book {
     async fn standing(&self, principal: &Principal) -> Result<Standing, StoreError> {
         let revoked = self.revoked.lock().unwrap().contains(&name(principal));
-        Ok(if revoked { Standing::Revoked } else { Standing::Current(grants(principal)) })
+        let mut grants = grants(principal);
+        if let Subject::Account { account, .. } = &principal.subject {
+            grants.tuples = self.people.lock().unwrap().get(account.as_str()).cloned().unwrap_or_default();
+        }
+        Ok(if revoked { Standing::Revoked } else { Standing::Current(grants) })
     }
 
     fn depends_on(&self, principal: &Principal) -> Vec<Key> {
         let key = match &principal.subject {
             Subject::Device { fingerprint, .. } => Some(Key::new("key", fingerprint.clone())),
+            Subject::Account { account, .. } => Some(MembershipBell::key_of(&tenant(), account)),
             _ => None,
         };
         let own = Device::key_of(&tenant(), &DeviceId::parse(&name(principal)).unwrap());

@@ -10,6 +10,7 @@ use crate::{command::Cancelled, node::Commanded};
 
 fn request(id: &str, offline: Offline) -> CommandRequest {
     CommandRequest {
+        by: None,
         id: id.parse().unwrap(),
         tenant: tenant(),
         device: "lamp".parse().unwrap(),

@@ -84,7 +84,8 @@ async fn a_packet_identifier_is_free_after_an_error() {
 const LARGE: usize = 100 * 1024;
 
 async fn flood(cloud: &Cloud, qos: QoS, count: usize) -> super::cloud::Client {
-    let options = ClientOptions { in_flight_max: 256, queue_messages_max: 4_096, ..options("app-a", "pub") };
+    let options =
+        ClientOptions { in_flight_max: 256, queue_messages_max: 4_096, keep_alive_s: 0, ..options("app-a", "pub") };
     let mut publisher = cloud.offline(options);
     publisher.connect().await;
     for _ in 0..count {
