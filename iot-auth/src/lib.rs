@@ -7,6 +7,8 @@
 //! |---|---|---|
 //! | `auth` | `Auth`: authenticates, and answers for standing principals | `server` |
 //! | `registry` | products, homes, units, claim tokens, claims, revocation | `server` |
+//! | `home` | homes, members, invitations | `server` |
+//! | `binding` | binding codes for devices, binding, releasing | `server` |
 //! | `token` | API tokens and the administrator's one-time password | `server` |
 //! | `ca` | the built-in certificate authority | `server` |
 //! | `keys` | the key ring in a file | `server` |
@@ -16,11 +18,15 @@
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
+pub mod binding;
+#[cfg(feature = "server")]
 pub mod ca;
 #[cfg(feature = "device")]
 pub mod device;
 #[cfg(feature = "server")]
 mod files;
+#[cfg(feature = "server")]
+pub mod home;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "server")]

@@ -19,7 +19,7 @@ use iot_core::{
 };
 
 pub(crate) use self::authenticate::same_code;
-use crate::{ca::DeviceCa, files::SetupError};
+use crate::{binding::Throttle, ca::DeviceCa, files::SetupError};
 
 /// The tenant of a deployment that has one only.
 pub const DEFAULT_TENANT: &str = "default";
@@ -90,13 +90,16 @@ pub struct Auth {
     pub(crate) claiming: tokio::sync::Mutex<()>,
     // Small sections, never across an await.
     refusals: Mutex<RefusalBudget>,
+    // Small sections, never across an await.
+    wrong_codes: Mutex<Throttle>,
 }
 
 impl Auth {
     /// Over a deployment's records.
     pub fn new(stores: &Stores, keys: Arc<dyn KeyRing>, ca: DeviceCa, clock: Arc<dyn Clock>) -> Self {
         let refusals = Mutex::new(RefusalBudget::default());
-        Self { meta: stores.meta.clone(), keys, ca, clock, claiming: tokio::sync::Mutex::default(), refusals }
+        let (claiming, wrong_codes) = Default::default();
+        Self { meta: stores.meta.clone(), keys, ca, clock, claiming, refusals, wrong_codes }
     }
 
     /// The certificate that devices and applications pin, PEM.
@@ -116,6 +119,11 @@ impl Auth {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.timestamp()
+    }
+
+    /// Asks or changes what is known of wrong codes.
+    pub(crate) fn throttle<T>(&self, with: impl FnOnce(&mut Throttle, Monotonic) -> T) -> T {
+        with(&mut self.wrong_codes.lock().unwrap_or_else(PoisonError::into_inner), self.clock.monotonic())
     }
 
     /// An entry that goes into the batch of a change.

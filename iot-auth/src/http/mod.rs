@@ -1,8 +1,11 @@
-//! Routes for the registry: sign-in, tokens, products, units, claims, homes, the audit log.
+//! Routes for the registry: sign-in, tokens, products, units, claims, the audit log; homes, their members, and bindings.
 //!
 //! No answer shows a secret twice, and none shows a code. See `docs/protocol.md` for the rules that hold for all of them.
 
+mod bindings;
 mod claims;
+mod homes;
+mod members;
 mod places;
 mod shapes;
 mod tokens;
@@ -26,6 +29,9 @@ pub fn routes(auth: Arc<Auth>, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, auth);
     let routes = tokens::register(routes);
     let routes = places::register(routes);
+    let routes = homes::register(routes);
+    let routes = members::register(routes);
+    let routes = bindings::register(routes);
     let routes = units::register(routes);
     let routes = claims::register(routes);
     let doc = Doc::new("The audit log, newest first").paged().response(

@@ -2,7 +2,6 @@
 
 use iot_core::{
     device::{Device, Encoding, KeyState, Product, Stage},
-    home::Home,
     id::{DeviceId, HomeId, ProductId, TenantId, TokenId},
     secret::Secret,
     time::Timestamp,
@@ -92,7 +91,7 @@ pub(super) struct ClaimAsked {
     pub(super) device_id: Option<DeviceId>,
 }
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
     String::deserialize(deserializer).map(Secret::new)
 }
 
@@ -131,24 +130,6 @@ pub(super) struct ProductShown {
 impl ProductShown {
     pub(super) fn of(product: Product) -> Self {
         Self { id: product.id, name: product.name, encoding: product.encoding }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HomeAsked {
-    pub(super) name: String,
-}
-
-#[derive(Serialize)]
-pub(super) struct HomeShown {
-    id: HomeId,
-    name: String,
-}
-
-impl HomeShown {
-    pub(super) fn of(home: Home) -> Self {
-        Self { id: home.id, name: home.name }
     }
 }
 

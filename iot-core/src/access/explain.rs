@@ -83,7 +83,7 @@ pub fn who_can(home: &Home, device: &Device, permission: Permission, now: Timest
     let resource = Resource::device(device);
     let allowed = |account: &AccountId| {
         let tuple = home.tuple_of(account)?;
-        let Tuple { relation, expires, .. } = tuple.clone();
+        let (relation, expires) = (tuple.relation, tuple.expires);
         let grants = Grants { revision: Revision::default(), tuples: vec![tuple] };
         let decision = check(&grants, permission, &resource, now);
         decision.allow.then(|| Allowed { account: account.clone(), relation, expires })

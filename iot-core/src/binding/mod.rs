@@ -27,6 +27,9 @@ pub const CODES_KEPT: usize = 4;
 /// How soon a device gets another code after one, so that a stuck button costs no write each time.
 pub const CODE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How many attempts to bind a device that has an owner are remembered for that owner.
+pub const ATTEMPTS_KEPT: usize = 8;
+
 /// What became of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +69,9 @@ pub struct Binding {
     pub epoch: OwnershipEpoch,
     /// Newest last; at most [`CODES_KEPT`].
     pub codes: Vec<IssuedCode>,
+    /// When somebody tried to bind the device although it has its owner. Newest last; at most [`ATTEMPTS_KEPT`].
+    #[serde(default)]
+    pub attempts: Vec<Timestamp>,
 }
 
 impl Binding {
@@ -157,7 +163,26 @@ pub fn present(
     let mut codes = former.map(|binding| binding.ended(Fate::Superseded).codes).unwrap_or_default();
     codes.push(IssuedCode { code, issued: now, expires: now.plus(valid.min(BINDING_TTL)), fate: Fate::Alive });
     codes.drain(..codes.len().saturating_sub(CODES_KEPT));
-    Presence::Issued(Binding { tenant: device.tenant.clone(), device: device.id.clone(), epoch: device.epoch, codes })
+    let (tenant, device, epoch) = (device.tenant.clone(), device.id.clone(), device.epoch);
+    Presence::Issued(Binding { tenant, device, epoch, codes, attempts: vec![] })
+}
+
+/// Somebody has tried to bind a device that has an owner, who is to know: its codes are to become these; `None` within
+/// [`CODE_INTERVAL`] of the attempt before.
+pub fn attempted(former: Option<&Binding>, device: &Device, now: Timestamp) -> Option<Binding> {
+    let mut binding = former.cloned().unwrap_or_else(|| Binding {
+        tenant: device.tenant.clone(),
+        device: device.id.clone(),
+        epoch: device.epoch,
+        codes: vec![],
+        attempts: vec![],
+    });
+    if binding.attempts.last().is_some_and(|last| *last <= now && now < last.plus(CODE_INTERVAL)) {
+        return None;
+    }
+    binding.attempts.push(now);
+    binding.attempts.drain(..binding.attempts.len().saturating_sub(ATTEMPTS_KEPT));
+    Some(binding)
 }
 
 /// Nobody is beside the device any more: its codes are to become these; `None` if none is alive.
@@ -279,6 +304,8 @@ pub enum Owned {
     Changed(Box<Device>),
     /// It is not bound.
     NotBound,
+    /// Where it is to go there is no room.
+    DevicesFull,
     /// Who asks is not its owner, or not the owner of where it is to go.
     Forbidden,
 }

@@ -147,9 +147,21 @@ fn bd_8_owner_must_release() {
     let binding = issued(None, &device, "1", at(10));
     let hijack = bind((&binding, &device), Some(&home), &asked("1"), (&account("eve"), &home_of("eve")), at(11));
     assert_eq!(refused(hijack), BindRefusal::AlreadyBound);
-    let kept = Home::without_owner(tenant(), home.id.clone(), "");
+    let kept = Home::without_owner(tenant(), home.id, "");
     let placed = bind((&binding, &device), Some(&kept), &asked("1"), (&account("eve"), &home_of("eve")), at(11));
     assert_eq!(bound(placed).0.home.unwrap().as_str(), "home-eve", "where the vendor placed it, nobody owns it");
+}
+
+#[test]
+fn bd_8_attempts_are_kept_for_the_owner_within_a_bound() {
+    let device = lamp("a");
+    let first = attempted(None, &device, at(10)).unwrap();
+    assert_eq!((first.attempts.as_slice(), first.codes.len()), ([at(10)].as_slice(), 0));
+    assert_eq!(attempted(Some(&first), &device, at(11)), None, "a stuck button");
+    let many = (1..20).fold(first, |former, n| attempted(Some(&former), &device, at(10 + 2 * n)).unwrap());
+    assert_eq!((many.attempts.len(), many.attempts.last()), (ATTEMPTS_KEPT, Some(&at(48))));
+    let issued = issued(Some(&many), &device, "1", at(60));
+    assert_eq!(issued.attempts, [], "they are of the former owner's time");
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub enum HomeRefusal {
     NoSuchInvite,
     /// The account is in the home already.
     AlreadyMember,
+    /// No open invitation has this code.
+    CodeMismatch,
     /// The invitation has ended, or who invited may not invite any more.
     CodeExpired,
     /// All uses of the invitation are spent.
@@ -39,8 +41,12 @@ pub enum HomeRefusal {
     MembersFull,
     /// The home has as many open invitations as it can have.
     InvitesFull,
+    /// The account is in as many homes as it can be in.
+    HomesFull,
     /// The end that was asked for is past.
     AlreadyOver,
+    /// Too many wrong codes came from this account or address.
+    Throttled,
 }
 
 impl HomeRefusal {
@@ -51,12 +57,15 @@ impl HomeRefusal {
             Self::NoSuchMember => "no_such_member",
             Self::NoSuchInvite => "no_such_invite",
             Self::AlreadyMember => "already_member",
+            Self::CodeMismatch => "code_mismatch",
             Self::CodeExpired => "code_expired",
             Self::CodeUsed => "code_used",
             Self::LastOwner => "last_owner",
             Self::MembersFull => "members_full",
             Self::InvitesFull => "invites_full",
+            Self::HomesFull => "homes_full",
             Self::AlreadyOver => "already_over",
+            Self::Throttled => "throttled",
         }
     }
 }
@@ -147,7 +156,7 @@ impl Home {
     }
 
     fn decide_accept(&self, account: &AccountId, code: &str, now: Timestamp) -> Decided {
-        let invite = self.invites.iter().find(|invite| invite.code == code).ok_or(HomeRefusal::NoSuchInvite)?;
+        let invite = self.invites.iter().find(|invite| invite.code == code).ok_or(HomeRefusal::CodeMismatch)?;
         if let Some(why) = self.objection_to(invite, now) {
             return Err(why);
         }
@@ -289,7 +298,7 @@ impl Home {
     /// Without those whose access has ended; what they granted ends at the same time.
     fn without_expired(&self, now: Timestamp) -> Self {
         let over = self.members.iter().filter(|member| self.end_of(member) <= now);
-        self.without_all(over.map(|member| member.account.clone()).collect())
+        self.without_all(&over.map(|member| member.account.clone()).collect())
     }
 
     /// Without a member and all that was granted by them.
@@ -301,10 +310,10 @@ impl Home {
             let more: Vec<_> = self.members.iter().filter(granted).map(|member| member.account.clone()).collect();
             gone.extend(more);
         }
-        self.without_all(gone)
+        self.without_all(&gone)
     }
 
-    fn without_all(&self, gone: BTreeSet<AccountId>) -> Self {
+    fn without_all(&self, gone: &BTreeSet<AccountId>) -> Self {
         let mut home = self.clone();
         home.members.retain(|member| !gone.contains(&member.account));
         home.invites.retain(|invite| !gone.contains(&invite.by));

@@ -82,7 +82,7 @@ fn sh_1_an_invitation_is_good_for_its_uses() {
     for who in ["x1", "x3"] {
         assert_eq!(refused(home.accept(&account(who), "c", at(2))), HomeRefusal::CodeUsed);
     }
-    assert_eq!(refused(home.accept(&account("x3"), "other", at(2))), HomeRefusal::NoSuchInvite);
+    assert_eq!(refused(home.accept(&account("x3"), "other", at(2))), HomeRefusal::CodeMismatch);
 }
 
 #[test]
@@ -141,14 +141,14 @@ fn sh_3_nobody_gives_what_is_not_below_themselves() {
 fn sh_4_an_invitation_dies_with_what_its_inviter_may() {
     let home = changed(household().invite(&account("max"), new_invite("c", Role::Guest), at(1)));
     let without = changed(home.remove(&account("ada"), &account("max"), at(2)));
-    assert_eq!(refused(without.accept(&account("x"), "c", at(3))), HomeRefusal::NoSuchInvite);
+    assert_eq!(refused(without.accept(&account("x"), "c", at(3))), HomeRefusal::CodeMismatch);
     let demoted = changed(home.set_role(&account("ada"), &account("max"), Role::Member, None, at(2)));
     assert_eq!(refused(demoted.accept(&account("x"), "c", at(3))), HomeRefusal::CodeExpired);
     let until = changed(home.set_role(&account("ada"), &account("max"), Role::Manager, Some(at(5)), at(2)));
     assert_eq!(refused(until.accept(&account("x"), "c", at(5))), HomeRefusal::CodeExpired);
     assert_eq!(changed(until.accept(&account("x"), "c", at(4))).role_of(&account("x"), at(4)), Some(Role::Guest));
     let left = changed(home.leave(&account("max")));
-    assert_eq!(refused(left.accept(&account("x"), "c", at(3))), HomeRefusal::NoSuchInvite);
+    assert_eq!(refused(left.accept(&account("x"), "c", at(3))), HomeRefusal::CodeMismatch);
 }
 
 #[test]
