@@ -126,13 +126,15 @@ async fn ac_11_every_route_is_guarded() {
     let unprivileged = Face { router, ..Face::new().await };
     for route in face.routes.iter().filter(|route| !public.contains(&route.path)) {
         let path = route.path.replace("{device}", "lamp-1").replace("{product}", "lamp").replace("{home}", "h1");
+        let path = path.replace("{account}", "a1").replace("{invite}", "i1");
         let line = format!("{} {}", route.method, path.replace("{token}", "x"));
         let revision = face.cloud.meta.revision().await.unwrap();
         assert_eq!(code(&face.ask("", &line, Value::Null).await), (401, "unauthenticated"), "{line}");
         assert_eq!(face.cloud.meta.revision().await.unwrap(), revision, "{line}");
         let before = face.cloud.before(&TenantId::parse("default").unwrap()).await;
         assert_eq!(code(&unprivileged.ask("any", &line, Value::Null).await), (403, "forbidden"), "{line}");
-        face.cloud.refused_only(before, "no_relation").await;
+        let why = if route.guard == Guard::Account { "not_an_account" } else { "no_relation" };
+        face.cloud.refused_only(before, why).await;
     }
 }
 

@@ -18,10 +18,9 @@ use axum::{
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
-use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
 use iot_core::problem::Problem;
@@ -217,10 +216,11 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         request.extensions_mut().insert(Peer(peer));
         async move { tower::ServiceExt::oneshot(router, request.map(Body::new)).await.map_err(|never: Infallible| never) }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    // With upgrades: live streams may be WebSockets.
+    let served =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
     if let Err(error) = watcher.watch(served).await {
         tracing::debug!(%peer, %error, "an HTTP connection ended");
     }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod devices;
+mod live;
 mod telemetry;
 
 use iot_core::{access::Permission, problem::Problem};
@@ -13,7 +14,7 @@ use crate::node::Node;
 /// The routes of a node. Every one demands a principal in the request's extensions and refuses without one.
 pub fn routes(node: &Node, context: GuardContext) -> Routes<Node> {
     let routes = Routes::with_state(context, node.clone());
-    telemetry_routes(command_routes(device_routes(routes)))
+    live_routes(telemetry_routes(command_routes(device_routes(routes))))
 }
 
 fn device_routes(routes: Routes<Node>) -> Routes<Node> {
@@ -108,6 +109,30 @@ fn telemetry_routes(routes: Routes<Node>) -> Routes<Node> {
             telemetry::latest,
         )
         .get("/v1/devices/{device}/telemetry/aggregate", read, aggregate, telemetry::aggregate)
+}
+
+fn live_routes(routes: Routes<Node>) -> Routes<Node> {
+    let describe = |summary| {
+        Doc::new(summary)
+            .query("device", "only these devices: ids with commas between them, at most 100")
+            .query("home", "only what stands in this home")
+            .query("types", "only these: telemetry, event, presence, alarm, command, twin")
+            .query("after", "go on after the event with this id; `Last-Event-ID` says the same")
+    };
+    let telemetry = r#"{"device":"demo-1","at":"2026-11-23T00:00:00Z","received":"2026-11-23T00:00:00.1Z","values":{"temperature":21.5}}"#;
+    let events = describe("What happens, as server-sent events").response_of(
+        200,
+        "text/event-stream",
+        format!("event: telemetry\nid: n1-42\ndata: {telemetry}\n\n"),
+    );
+    let message = json!({"type": "presence", "id": null, "data": {"device": "demo-1", "online": true, "since": "2026-11-23T00:00:00Z", "cause": null}});
+    let socket = describe("What happens, as a WebSocket of JSON texts").response(101, message);
+    routes.get("/v1/live", Guard::SignedIn, events, live::events).get(
+        "/v1/live/socket",
+        Guard::SignedIn,
+        socket,
+        live::socket,
+    )
 }
 
 fn query_invalid(detail: &'static str) -> Problem {

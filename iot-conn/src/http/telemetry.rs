@@ -3,7 +3,7 @@ use std::time::Duration;
 use axum::{Json, extract::State};
 use iot_core::{
     device::Device,
-    event::{Report, StoredEvent, Value},
+    event::{Report, StoredEvent},
     id::Metric,
     store::{Aggregate, Bucket, LatestValue, Range, Series},
     time::Timestamp,
@@ -11,7 +11,7 @@ use iot_core::{
 use iot_http::{Items, PageQuery, ProblemResponse, Query, Target};
 use serde::{Deserialize, Serialize};
 
-use crate::node::Node;
+use crate::node::{Node, live::plain};
 
 /// What `from` is when it is left out.
 const SPAN_DEFAULT: Duration = Duration::from_secs(3_600);
@@ -45,16 +45,6 @@ fn number(value: f64) -> serde_json::Value {
     }
 }
 
-fn value(value: Value) -> serde_json::Value {
-    match value {
-        Value::Bool(value) => value.into(),
-        Value::Int(value) => value.into(),
-        Value::Float(value) => number(value),
-        Value::Text(text) => text.into(),
-        Value::Json(json) => json,
-    }
-}
-
 #[derive(Serialize)]
 pub(super) struct ReportView {
     at: Timestamp,
@@ -76,7 +66,7 @@ struct NamedView {
 fn report(stored: StoredEvent) -> ReportView {
     let event = stored.event;
     let (values, named) = match event.report {
-        Report::Telemetry(pairs) => (Some(pairs.into_iter().map(|(m, v)| (m.to_string(), value(v))).collect()), None),
+        Report::Telemetry(pairs) => (Some(pairs.into_iter().map(|(m, v)| (m.to_string(), plain(&v))).collect()), None),
         Report::Event { name, data } => (None, Some(NamedView { name: name.to_string(), data })),
     };
     ReportView { at: event.at, received: event.received, seq: event.device_sequence, values, event: named }
@@ -126,7 +116,7 @@ pub(super) async fn latest(
     Target(device): Target<Device>,
 ) -> Result<Json<All<LatestView>>, ProblemResponse> {
     let found = node.stores().telemetry.latest(&series(&device.document)).await?;
-    let view = |latest: LatestValue| LatestView { metric: latest.metric, at: latest.at, value: value(latest.value) };
+    let view = |latest: LatestValue| LatestView { metric: latest.metric, at: latest.at, value: plain(&latest.value) };
     Ok(Json(All { items: found.into_iter().map(view).collect() }))
 }
 

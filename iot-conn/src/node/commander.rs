@@ -30,6 +30,7 @@ use tower::Service;
 use super::{
     directory::Directory,
     endpoint::Registry,
+    live::LiveHub,
     mailbox::{Kind, Outgoing, Posted},
     plane::Plane,
 };
@@ -76,6 +77,7 @@ struct Shared {
     meta: Arc<dyn MetaStore>,
     directory: Arc<Directory>,
     registry: Arc<Registry>,
+    live: LiveHub,
     clock: Arc<dyn Clock>,
 }
 
@@ -100,6 +102,7 @@ impl Commander {
         meta: Arc<dyn MetaStore>,
         directory: Arc<Directory>,
         registry: Arc<Registry>,
+        live: LiveHub,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let shared = Shared {
@@ -112,6 +115,7 @@ impl Commander {
             meta,
             directory,
             registry,
+            live,
             clock,
         };
         Self { shared: Arc::new(shared) }
@@ -401,6 +405,7 @@ impl Commander {
     }
 
     fn tell(&self, receipt: Receipt) {
+        self.shared.live.receipt(&receipt);
         let name = (receipt.tenant.clone(), receipt.id.clone());
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_final = receipt.state.is_final();

@@ -149,6 +149,7 @@ async fn set_alarm(
 }
 
 fn announce_alarm(node: &Inner, alarm: &Alarm) {
+    node.live.alarm(alarm);
     let payload = serde_json::to_vec(alarm).unwrap_or_default();
     node.announce(&alarm.tenant, &format!("alarm/{}", alarm.device), payload.into(), true);
 }

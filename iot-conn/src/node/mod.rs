@@ -8,6 +8,7 @@ mod effects;
 mod endpoint;
 mod gate;
 mod ingest;
+pub(crate) mod live;
 mod mailbox;
 mod offers;
 mod opening;
@@ -38,7 +39,7 @@ use iot_core::{
     logic::BoxLogic,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
-    store::{StoreError, Stores},
+    store::{Revision, StoreError, Stores},
 };
 use tokio::sync::watch as signal;
 
@@ -48,6 +49,9 @@ pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
 pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
 use ingest::{Arrival, INGEST_PRESSED};
+pub use live::{
+    LIVE_DEVICES_MAX, LIVE_STREAMS_MAX, LiveChange, LiveError, LiveEvent, LiveFilter, LiveHub, LiveKind, LiveStream,
+};
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
 use tail::Tail;
@@ -90,6 +94,10 @@ pub(crate) struct Inner {
     pub(crate) offers: Arc<Plane<Offer>>,
     pub(crate) steps: Arc<Plane<Step>>,
     pub(crate) looked_at_us: AtomicU64,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) live: LiveHub,
+    pub(crate) changes: AtomicU64,
+    draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
     pub(crate) retaining: std::sync::RwLock<()>,
@@ -106,6 +114,22 @@ impl Inner {
     /// An epoch for a session that is not stored: above all earlier ones of this run.
     pub(crate) fn next_epoch(&self) -> SessionEpoch {
         SessionEpoch(self.epochs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// The newest change of records that it has seen; none of this run at first.
+    pub(crate) fn changes_seen(&self) -> Revision {
+        Revision(self.changes.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the node drains.
+    pub(crate) async fn stopping(&self) {
+        // The sender lives as long as the node.
+        let mut draining = self.draining.subscribe();
+        let _drains = draining.wait_for(|draining| *draining).await;
     }
 }
 
@@ -136,6 +160,7 @@ pub struct Builder<A> {
     consumers: Vec<(ConsumerId, BoxLogic)>,
     services: HashMap<ServiceName, BoxDeviceService>,
     registry: Arc<Registry>,
+    live: LiveHub,
     auth: A,
 }
 
@@ -160,6 +185,7 @@ impl Node {
             consumers: Vec::new(),
             services: HashMap::new(),
             registry: Arc::default(),
+            live: LiveHub::default(),
             auth: Unauthenticated(()),
         }
     }
@@ -204,7 +230,7 @@ impl Node {
     pub async fn serve(&self, bound: Bound, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         let inner = &self.inner;
         let (stop, stopped) = signal::channel(false);
-        let tail = Arc::new(Tail::new());
+        let tail = inner.tail.clone();
         let seen = inner.stores.meta.revision().await?;
         sweep::restore(inner).await?;
         inner.commander.restore().await?;
@@ -252,6 +278,7 @@ impl Node {
             name = listeners.ended() => Some(name),
         };
         stop.send_replace(true);
+        inner.draining.send_replace(true);
         listeners.join().await;
         self.drain().await;
         inner.arrivals.close();
@@ -400,6 +427,7 @@ impl Builder<Unauthenticated> {
             consumers: self.consumers,
             services: self.services,
             registry: self.registry,
+            live: self.live,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -416,6 +444,7 @@ impl Builder<Authenticated> {
             stores.meta.clone(),
             directory.clone(),
             registry.clone(),
+            self.live.clone(),
             self.clock.clone(),
         );
         let append = || BoxCloneSyncService::new(Append::new(stores.telemetry.clone()));
@@ -438,6 +467,10 @@ impl Builder<Authenticated> {
             // Bounded by what clients have in flight: a step settles a message that was delivered or received.
             steps: Arc::new(Plane::new(usize::MAX)),
             looked_at_us: AtomicU64::new(0),
+            tail: Arc::new(Tail::new()),
+            live: self.live,
+            changes: AtomicU64::new(0),
+            draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),
             id: self.id,

@@ -405,6 +405,7 @@ impl Inner {
     async fn tell_presence(&self, link: &Link, device: &DeviceContext, presence: Presence) {
         let tenant = &link.principal.tenant;
         self.directory.set(tenant, &device.id, presence.clone());
+        self.live.presence(tenant, &device.id, device.epoch, &presence);
         match self.status_message(tenant, &device.id, &presence).await {
             Ok(Some(message)) => {
                 self.route(None, message, None, &super::gate::Gate::open());

@@ -66,6 +66,18 @@ impl Tail {
         self.newest.subscribe()
     }
 
+    /// The newest sequence, once there is one of this process.
+    pub(crate) fn end(&self) -> Option<Sequence> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.batches.back().map(last)
+    }
+
+    /// The sequence before the oldest in memory, once there is one of this process.
+    pub(crate) fn start(&self) -> Option<Sequence> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.from != NOWHERE).then_some(kept.from)
+    }
+
     pub(crate) fn after(&self, sequence: Sequence) -> After {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if sequence < kept.from {

@@ -4,6 +4,8 @@ mod cloud;
 mod commands;
 #[cfg(feature = "device")]
 mod delivery;
+#[cfg(feature = "device")]
+mod live;
 mod mailbox;
 #[cfg(feature = "device")]
 mod people;

@@ -109,6 +109,7 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                 if let Ok(revision) = node.stores.meta.revision().await {
                     seen = revision;
                     node.directory.invalidate_all();
+                    node.changes.fetch_max(revision.0, Ordering::AcqRel);
                     for endpoint in node.registry.all() {
                         if let Some(link) = endpoint.link() {
                             reconsider(&node, &endpoint, &link).await;
@@ -135,6 +136,9 @@ async fn wait(inbox: &mut Option<Box<dyn iot_core::bus::Inbox>>) {
 async fn apply(node: &Inner, change: &Change) {
     for key in &change.keys {
         node.directory.invalidate(key);
+    }
+    node.changes.fetch_max(change.revision.0, Ordering::AcqRel);
+    for key in &change.keys {
         for endpoint in node.registry.dependants(key) {
             if let Some(link) = endpoint.link() {
                 reconsider(node, &endpoint, &link).await;

@@ -56,7 +56,7 @@ async fn admit(context: &GuardContext, guard: Guard, parts: &mut Parts) -> Resul
     let identity = parts.extensions.get::<Identity>().cloned().ok_or(Problem::unauthenticated())?;
     let tenant = &identity.principal.tenant;
     match guard {
-        Guard::Public { .. } => Ok(()),
+        Guard::Public { .. } | Guard::SignedIn => Ok(()),
         Guard::Account | Guard::TenantOrAccount(_) if matches!(identity.principal.subject, Subject::Account { .. }) => {
             Ok(())
         }

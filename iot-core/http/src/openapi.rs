@@ -38,6 +38,7 @@ fn operation(route: &RouteInfo, doc: &Doc) -> Value {
     let (needs, security) = match route.guard {
         Guard::Public { why } => (format!("public: {why}"), json!([])),
         Guard::Account => ("needs a signed-in account".to_owned(), json!([{ "bearer": [] }])),
+        Guard::SignedIn => ("needs a token of anybody".to_owned(), json!([{ "bearer": [] }])),
         Guard::Tenant(permission) => (needs(permission, "the tenant"), json!([{ "bearer": [] }])),
         Guard::TenantOrAccount(permission) => {
             let needs = format!("{}, or a signed-in account for what is its own", needs(permission, "the tenant"));

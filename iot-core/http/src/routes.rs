@@ -33,6 +33,9 @@ pub enum Guard {
     /// Any account that is signed in, whatever it may do. The handler shows and changes only what belongs to that account,
     /// and takes [`Person`](crate::Person) to know whose.
     Account,
+    /// Anybody who is signed in: a person or an application. The handler shows only what the grants of the
+    /// [`Identity`](crate::Identity) cover.
+    SignedIn,
     /// A principal with this permission on its tenant.
     Tenant(Permission),
     /// A principal with this permission on its tenant, or any account. The handler shows and changes what belongs to that account

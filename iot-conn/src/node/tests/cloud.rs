@@ -142,6 +142,12 @@ impl Cloud {
         assert!(matches!(changed, Ok(Committed::Done(_))));
     }
 
+    /// Waits until the node has seen every change of records.
+    pub(super) async fn settled(&self) {
+        let revision = self.node.stores().meta.revision().await.unwrap();
+        until("the changes to be seen", || self.node.inner.changes_seen() >= revision).await;
+    }
+
     /// Changes a device's record.
     pub(super) async fn change(&self, id: &str, change: impl FnOnce(&mut Device)) {
         let meta = &self.node.stores().meta;
