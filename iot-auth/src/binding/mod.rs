@@ -18,7 +18,7 @@ use iot_core::{
     id::{AccountId, DeviceId, HomeId, PCode, TenantId},
     keys::Purpose,
     secret::Secret,
-    store::{Batch, Document, Index, Key, MetaStoreExt, Stored},
+    store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Stored},
 };
 
 pub(crate) use self::throttle::Throttle;
@@ -54,87 +54,79 @@ pub enum Bound {
     Refused(BindRefusal),
 }
 
-/// An attempt as far as it was decided, and what it is recorded about.
-type Attempt = (Key, Bound);
-
 impl Auth {
     /// Binds a device to a home of the account `by`.
     pub async fn bind(&self, by: &Principal, asked: &BindAsked, from: IpAddr) -> Result<Bound, AuthError> {
-        let key = Home::key_of(&by.tenant, &asked.home);
         if self.is_throttled(by, from) {
-            self.stranger_refused(self.done(by, "bind", &key), BindRefusal::Throttled.code()).await?;
+            let entry = self.done(by, "bind", &Home::key_of(&by.tenant, &asked.home));
+            self.stranger_refused(entry, BindRefusal::Throttled.code()).await?;
             return Ok(Bound::Refused(BindRefusal::Throttled));
         }
-        let (key, bound) = match account_of(by) {
-            Some(account) => self.bind_as(by, account, asked).await?,
-            None => (key, Bound::Refused(BindRefusal::Forbidden)),
+        let code = match asked.code.as_ref().map(|code| code.expose().trim()).filter(|code| !code.is_empty()) {
+            None => Err(BindRefusal::CodeRequired),
+            Some(text) => Code::parse(text).ok_or(BindRefusal::CodeMismatch),
         };
+        let code = match code {
+            Ok(code) => Ok(self.binding_code(&by.tenant, &code).await?),
+            Err(why) => Err(why),
+        };
+        let bound = self.settle(|| self.decide_bind(by, asked, code.as_deref().map_err(|why| *why))).await?;
         if let Bound::Refused(why) = &bound {
+            tracing::info!(%by, why = why.code(), "not bound");
             if matches!(why, BindRefusal::CodeRequired | BindRefusal::CodeMismatch) {
                 self.wrong_code(by, from);
-            }
-            // The owner's is recorded together with what the owner sees of it.
-            if *why != BindRefusal::AlreadyBound {
-                self.refused(self.done(by, "bind", &key), why.code()).await?;
             }
         }
         Ok(bound)
     }
 
-    /// A code that is missing or cannot be one is answered without a look at any device.
-    async fn bind_as(&self, by: &Principal, account: &AccountId, asked: &BindAsked) -> Result<Attempt, AuthError> {
-        let key = Home::key_of(&by.tenant, &asked.home);
-        let text = asked.code.as_ref().map(|code| code.expose().trim()).filter(|code| !code.is_empty());
-        let code = match text.map(Code::parse) {
-            Some(Some(code)) => Some(self.binding_code(&by.tenant, &code).await?),
-            Some(None) => None,
-            None => return self.bind_without(by, account, asked, BindRefusal::CodeRequired).await,
-        };
-        let Some(code) = code else { return self.bind_without(by, account, asked, BindRefusal::CodeMismatch).await };
-        self.settle(|| async {
-            let refused = |why| Ok(Step::Answer((key.clone(), Bound::Refused(why))));
-            let to = self.meta.find::<Home>(&key).await?.filter(|to| self.may_bind(&to.document, account));
-            let Some(to) = to else { return refused(BindRefusal::Forbidden) };
-            let Some(codes) = self.meta.find_by::<Binding>("code", &code).await? else {
-                return refused(BindRefusal::CodeMismatch);
-            };
-            let device = Device::key_of(&codes.document.tenant, &codes.document.device);
-            let Some(device) = self.meta.find::<Device>(&device).await? else {
-                return refused(BindRefusal::CodeMismatch);
-            };
-            let at = self.home_at(&device.document).await?;
-            let (id, p_code) = (asked.device.as_ref(), asked.p_code.as_ref());
-            let asked = Asked { code: &code, device: id, p_code };
-            let place = at.as_ref().map(|home| &home.document);
-            let pair = (&codes.document, &device.document);
-            match bind(pair, place, &asked, (account, &to.document), self.now()) {
-                Bind::Refused(BindRefusal::AlreadyBound) => Ok(self.owner_told(by, &codes, &device)),
-                Bind::Refused(why) => refused(why),
-                Bind::Bound(_) if self.is_full(&to.document).await? => refused(BindRefusal::DevicesFull),
-                Bind::Bound(bound) => {
-                    let (bound, used) = *bound;
-                    let entry = self.done(by, "bind", &bound.key());
-                    let batch = Batch::default().replace(&device, &bound).replace(&codes, &used).audited(entry);
-                    let batch = touched(touched(batch, Some(&to)), at.as_ref());
-                    Ok(Step::Commit(batch, (bound.key(), Bound::Done(Box::new(bound)))))
-                }
-            }
-        })
-        .await
-    }
-
-    /// Without a code that could be one: forbidden for those who may not bind, and else the same whatever was named.
-    async fn bind_without(
+    /// A code that is missing or cannot be one is answered without a look at any device: the same whatever was named.
+    async fn decide_bind(
         &self,
         by: &Principal,
-        account: &AccountId,
         asked: &BindAsked,
-        why: BindRefusal,
-    ) -> Result<Attempt, AuthError> {
+        code: Result<&str, BindRefusal>,
+    ) -> Result<Step<Bound>, AuthError> {
         let key = Home::key_of(&by.tenant, &asked.home);
+        let refused = |why| Ok(self.not_bound(by, &key, Batch::default(), why));
         let to = self.meta.find::<Home>(&key).await?;
-        let may = to.is_some_and(|to| self.may_bind(&to.document, account));
-        Ok((key, Bound::Refused(if may { why } else { BindRefusal::Forbidden })))
+        let allowed = account_of(by).zip(to).filter(|(account, to)| self.may_bind(&to.document, account));
+        let Some((account, to)) = allowed else { return refused(BindRefusal::Forbidden) };
+        let code = match code {
+            Ok(code) => code,
+            Err(why) => return refused(why),
+        };
+        let Some(codes) = self.meta.find_by::<Binding>("code", code).await? else {
+            return refused(BindRefusal::CodeMismatch);
+        };
+        let device = Device::key_of(&codes.document.tenant, &codes.document.device);
+        let Some(device) = self.meta.find::<Device>(&device).await? else { return refused(BindRefusal::CodeMismatch) };
+        let at = self.home_at(&device.document).await?;
+        // A refusal too holds only for what was read together: of those who come late none must hear of another reason.
+        let read = Batch::default().unchanged(&codes).unchanged(&device);
+        let place = at.as_ref().map(|home| &home.document);
+        let shown = Asked { code, device: asked.device.as_ref(), p_code: asked.p_code.as_ref() };
+        let decided = bind((&codes.document, &device.document), place, &shown, (account, &to.document), self.now());
+        Ok(match decided {
+            Bind::Refused(BindRefusal::AlreadyBound) => self.owner_told(by, &codes, &device),
+            Bind::Refused(why) => self.not_bound(by, &key, read, why),
+            Bind::Bound(_) if self.is_full(&to.document).await? => {
+                self.not_bound(by, &key, read, BindRefusal::DevicesFull)
+            }
+            Bind::Bound(bound) => {
+                let (bound, used) = *bound;
+                let entry = self.done(by, "bind", &bound.key());
+                let batch = Batch::default().replace(&device, &bound).replace(&codes, &used).audited(entry);
+                let batch = touched(touched(batch, Some(&to)), at.as_ref());
+                Step::Commit(batch, Bound::Done(Box::new(bound)))
+            }
+        })
+    }
+
+    /// A refusal with its entry, if `read` is still so.
+    fn not_bound(&self, by: &Principal, about: &Key, read: Batch, why: BindRefusal) -> Step<Bound> {
+        let entry = Audit { refused: Some(why.code().to_owned()), ..self.done(by, "bind", about) };
+        Step::Commit(read.audited(entry), Bound::Refused(why))
     }
 
     fn may_bind(&self, home: &Home, account: &AccountId) -> bool {
@@ -142,15 +134,11 @@ impl Auth {
     }
 
     /// The refusal of an attempt on a device that has its owner, who finds it with the device.
-    fn owner_told(&self, by: &Principal, codes: &Stored<Binding>, device: &Stored<Device>) -> Step<Attempt> {
-        let why = BindRefusal::AlreadyBound;
-        let entry = self.done(by, "bind", &device.document.key());
-        let entry = iot_core::store::Audit { refused: Some(why.code().to_owned()), ..entry };
-        let mut batch = Batch::default().unchanged(device).audited(entry);
-        if let Some(told) = attempted(Some(&codes.document), &device.document, self.now()) {
-            batch = batch.replace(codes, &told);
-        }
-        Step::Commit(batch, (device.document.key(), Bound::Refused(why)))
+    fn owner_told(&self, by: &Principal, codes: &Stored<Binding>, device: &Stored<Device>) -> Step<Bound> {
+        let told = attempted(Some(&codes.document), &device.document, self.now());
+        let read = Batch::default().unchanged(device);
+        let batch = told.iter().fold(read, |batch, told| batch.replace(codes, told));
+        self.not_bound(by, &device.document.key(), batch, BindRefusal::AlreadyBound)
     }
 
     /// Releases a device from its owner: it has no home, and nothing of its ownership epoch is valid any more.
@@ -174,7 +162,7 @@ impl Auth {
         let owned = self
             .settle(|| async {
                 let (Some(read), Some(account)) = (self.meta.find::<Device>(&key).await?, account_of(by)) else {
-                    return Ok(Step::Answer(Owned::Forbidden));
+                    return Ok(self.not_owned(by, action, &key, Batch::default(), Owned::Forbidden));
                 };
                 let at = self.home_at(&read.document).await?;
                 let place = at.as_ref().map(|home| &home.document);
@@ -187,27 +175,30 @@ impl Auth {
                     (Some(_), Some(target)) => move_home(&read.document, place, &target.document, account, self.now()),
                     (Some(_), None) => Owned::Forbidden,
                 };
-                let Owned::Changed(changed) = owned else { return Ok(Step::Answer(owned)) };
-                let is_elsewhere = changed.home != read.document.home;
-                if let Some(target) = target.as_ref().filter(|_| is_elsewhere)
+                let Owned::Changed(changed) = owned else {
+                    return Ok(self.not_owned(by, action, &key, Batch::default().unchanged(&read), owned));
+                };
+                let target = target.filter(|_| changed.home != read.document.home);
+                if let Some(target) = &target
                     && self.is_full(&target.document).await?
                 {
-                    return Ok(Step::Answer(Owned::DevicesFull));
+                    return Ok(self.not_owned(by, action, &key, Batch::default(), Owned::DevicesFull));
                 }
                 let batch = Batch::default().replace(&read, &changed).audited(self.done(by, action, &key));
-                let batch = touched(batch, at.as_ref());
-                let batch = touched(batch, target.as_ref().filter(|_| is_elsewhere));
+                let batch = touched(touched(batch, at.as_ref()), target.as_ref());
                 Ok(Step::Commit(batch, Owned::Changed(changed)))
             })
             .await?;
-        let why = match &owned {
-            Owned::Changed(_) => return Ok(owned),
-            Owned::NotBound => "not_bound",
-            Owned::DevicesFull => "devices_full",
-            Owned::Forbidden => "forbidden",
-        };
-        self.refused(self.done(by, action, &key), why).await?;
+        if let Some(why) = reason(&owned) {
+            tracing::info!(%by, action, subject = %key, why, "refused");
+        }
         Ok(owned)
+    }
+
+    /// The same for what only owners do.
+    fn not_owned(&self, by: &Principal, action: &str, about: &Key, read: Batch, owned: Owned) -> Step<Owned> {
+        let entry = Audit { refused: reason(&owned).map(str::to_owned), ..self.done(by, action, about) };
+        Step::Commit(read.audited(entry), owned)
     }
 
     /// The record of where a device stands.
@@ -225,6 +216,16 @@ impl Auth {
     async fn binding_code(&self, tenant: &TenantId, code: &Code) -> Result<String, AuthError> {
         let data = [tenant.as_str(), code.expose_canonical()].join("\n");
         Ok(self.keys.code(Purpose::BindingCode, data.as_bytes()).await?)
+    }
+}
+
+/// Why it is no change, `snake_case` and stable.
+fn reason(owned: &Owned) -> Option<&'static str> {
+    match owned {
+        Owned::Changed(_) => None,
+        Owned::NotBound => Some("not_bound"),
+        Owned::DevicesFull => Some("devices_full"),
+        Owned::Forbidden => Some("forbidden"),
     }
 }
 
