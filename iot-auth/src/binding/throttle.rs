@@ -15,8 +15,8 @@ pub const WRONG_CODES_PER_ACCOUNT: u32 = 10;
 /// The same for an address (IPv6: the /64 around it), behind which there may be many people.
 pub const WRONG_CODES_PER_ADDRESS: u32 = 100;
 
-/// How many accounts and addresses are counted at once. Beyond it the one that was counted first is forgotten: a code of 128 bits
-/// does not fall to guesses, the counting only keeps them from costing much.
+/// How many accounts and addresses are counted at once. Beyond it the eighth of them that was counted first is forgotten: a code
+/// of 128 bits does not fall to guesses, the counting only keeps them from costing much.
 pub const WRONG_CODES_SOURCES_MAX: usize = 20_000;
 
 /// Counts the wrong codes that come from accounts and addresses, on one node. Not kept over a restart.
@@ -67,9 +67,11 @@ impl Throttle {
             return;
         }
         self.counts.retain(|_, count| !count.is_over(now));
-        if self.counts.len() >= WRONG_CODES_SOURCES_MAX {
-            let oldest = self.counts.iter().min_by_key(|(_, count)| count.since).map(|(source, _)| source.clone());
-            oldest.map(|source| self.counts.remove(&source));
+        let mut ages: Vec<Monotonic> = self.counts.values().map(|count| count.since).collect();
+        if ages.len() >= WRONG_CODES_SOURCES_MAX {
+            // Many at once, so that a flood of sources does not search the table each time.
+            let (_, last, _) = ages.select_nth_unstable(WRONG_CODES_SOURCES_MAX / 8);
+            self.counts.retain(|_, count| count.since > *last);
         }
     }
 }
@@ -136,11 +138,20 @@ mod tests {
     #[test]
     fn the_table_forgets_the_first_when_it_is_full() {
         let mut throttle = Throttle::default();
+        let at = |n: usize| Monotonic::from_duration(Duration::from_micros(n as u64));
+        let count = |throttle: &mut Throttle, n: usize| {
+            throttle.count(&person(n), address(u32::try_from(n).unwrap()), at(n));
+        };
         for n in 0..WRONG_CODES_SOURCES_MAX {
-            let at = Monotonic::from_duration(Duration::from_micros(n as u64));
-            throttle.count(&person(n), address(u32::try_from(n).unwrap()), at);
+            count(&mut throttle, n);
             assert!(throttle.counts.len() <= WRONG_CODES_SOURCES_MAX);
         }
-        assert_eq!(throttle.counts.len(), WRONG_CODES_SOURCES_MAX);
+        for _ in 0..WRONG_CODES_PER_ACCOUNT {
+            count(&mut throttle, WRONG_CODES_SOURCES_MAX);
+        }
+        assert!(throttle.is_shut(&person(WRONG_CODES_SOURCES_MAX), address(0), Monotonic::ZERO), "the newest stay");
+        assert!(throttle.counts.len() > WRONG_CODES_SOURCES_MAX / 2);
+        throttle.count(&person(0), address(0), Monotonic::from_duration(2 * WRONG_CODES_PERIOD));
+        assert!(!throttle.is_shut(&person(0), address(0), Monotonic::from_duration(2 * WRONG_CODES_PERIOD)));
     }
 }
