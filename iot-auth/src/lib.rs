@@ -1,7 +1,9 @@
-//! Identity of devices and applications: registry, certificates, claims, tokens, and who may do what.
+//! Identity of devices, applications and people: registry, certificates, claims, tokens,
+//! accounts, and who may do what.
 //!
-//! Not a user directory for people, and not a policy language: a principal is a device with a key of its own or an
-//! application with a token, and its grants are relations that `iot_core::access::check` decides by.
+//! Not a directory to sign in to other services with, and not a policy language: a principal is a device with a key of its
+//! own, an application with a token or a person with an account, and its grants are relations that
+//! `iot_core::access::check` decides by.
 //!
 //! | module | what | feature |
 //! |---|---|---|
@@ -10,11 +12,15 @@
 //! | `home` | homes, members, invitations | `server` |
 //! | `binding` | binding codes for devices, binding, releasing | `server` |
 //! | `token` | API tokens and the administrator's one-time password | `server` |
+//! | `account` | people: registering, signing in and out, mailed codes, the vendor's own people | `server` |
+//! | `mail` | mail to them: a folder; SMTP with feature `smtp` | `server` |
 //! | `ca` | the built-in certificate authority | `server` |
 //! | `keys` | the key ring in a file | `server` |
 //! | `http` | routes for all of it | `http` |
 //! | `device` | the device's own side: its key, its certificate, its claim | `device` |
 
+#[cfg(feature = "server")]
+pub mod account;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
@@ -31,6 +37,8 @@ pub mod home;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod keys;
+#[cfg(feature = "server")]
+pub mod mail;
 #[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]

@@ -22,9 +22,10 @@ use iot_core::{
     id::{HomeId, OwnershipEpoch, ProductId},
     secret::Secret,
     service::{Call, DeviceCall},
-    store::{Batch, MetaStoreExt},
+    store::{Batch, MetaStoreExt, Stores},
     time::Timestamp,
 };
+use iot_store::{StoreLimits, sqlite::Sqlite};
 use support::{Cloud, accepted, device, home, key, operator, peer, person, person_of};
 use tower::ServiceExt;
 
@@ -499,13 +500,18 @@ async fn a_device_moves_between_the_homes_of_its_owner_within_their_bound() {
 #[tokio::test]
 async fn codes_outlive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let cloud = Cloud::on_disk(folder.path()).await;
+    let open = async || Sqlite::open(folder.path(), StoreLimits::default()).await.unwrap();
+    let sqlite = open().await;
+    let cloud = Cloud::over(Stores::new(sqlite.clone())).await;
     cloud.activated("lamp-1").await;
     let ada = person("ada");
     let home = cloud.home_of(&ada).await;
     let code = cloud.shown_code("lamp-1").await;
-    let cloud = cloud.restarted(folder.path()).await;
+    sqlite.close().await;
+    let sqlite = open().await;
+    let cloud = cloud.restarted(Stores::new(sqlite.clone())).await;
     bound(bind(&cloud, &ada, &asked(&code, &home, "lamp-1")).await);
-    let cloud = cloud.restarted(folder.path()).await;
+    sqlite.close().await;
+    let cloud = cloud.restarted(Stores::new(open().await)).await;
     refused(&cloud, &ada, &asked(&code, &home, "lamp-1"), BindRefusal::CodeUsed).await;
 }

@@ -7,9 +7,12 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use iot_auth::home::{INVITE_VALIDITY_MAX, InviteAsked, Invited, Leaving, home_tuples};
+use iot_auth::{
+    account::Deleted,
+    home::{INVITE_VALIDITY_MAX, InviteAsked, Invited, Leaving, home_tuples},
+};
 use iot_core::{
-    access::{Permission, Principal, Relation},
+    access::{Access, Permission, Principal, Relation, Standing},
     clock::Clock,
     code::Code,
     home::{HOMES_PER_ACCOUNT_MAX, Home, HomeRefusal, INVITES_MAX, MembershipBell, Role, Ruling},
@@ -17,7 +20,7 @@ use iot_core::{
     secret::Secret,
     store::{Batch, Check, MetaStoreExt},
 };
-use support::{Cloud, account, home, operator, peer, person, person_of};
+use support::{Cloud, accepted, account, home, operator, peer, person, person_of};
 
 /// Ada's home with Max, a manager, and Mia and Gus, a member and a guest whom Max let in; and a lamp in it.
 async fn household() -> (Cloud, HomeId) {
@@ -281,16 +284,47 @@ async fn sh_5_removing_one_removes_whom_they_let_in_and_rings_for_all() {
 async fn sh_13_an_owner_transfers_or_dissolves_before_leaving() {
     let (cloud, id) = household().await;
     refused(&cloud, HomeRefusal::LastOwner, &[], cloud.auth.leave_home(&person("ada"), &id)).await;
-    assert_eq!(cloud.auth.leaving_all_homes(&person("ada")).await.unwrap(), Leaving::Owner(vec![id.clone()]));
+    assert_eq!(
+        cloud.auth.leaving_all_homes(&person("ada"), &account("ada")).await.unwrap(),
+        Leaving::Owner(vec![id.clone()])
+    );
     // One who owns nothing leaves everything at once; the caller's own writes join the batch.
-    let Leaving::Ready(batch) = cloud.auth.leaving_all_homes(&person("max")).await.unwrap() else { panic!() };
+    let Leaving::Ready(batch) = cloud.auth.leaving_all_homes(&person("max"), &account("max")).await.unwrap() else {
+        panic!()
+    };
     let late = cloud.auth.rename_home(&person("ada"), &id, "Mill House").await.unwrap();
     changed(late);
     assert!(!cloud.meta.commit_or_conflict(batch).await.unwrap(), "decided by what has changed");
-    let Leaving::Ready(batch) = cloud.auth.leaving_all_homes(&person("max")).await.unwrap() else { panic!() };
+    let Leaving::Ready(batch) = cloud.auth.leaving_all_homes(&person("max"), &account("max")).await.unwrap() else {
+        panic!()
+    };
     assert!(batch.checks.iter().all(|check| matches!(check, Check::Version(..))));
     assert!(cloud.meta.commit_or_conflict(batch).await.unwrap());
     assert_eq!(members(&cloud, &id).await, ["ada"], "with whom he let in");
+}
+
+/// SH-13 for accounts that are deleted, and that what a signed-in account may do follows its homes.
+#[tokio::test]
+async fn sh_13_a_deleted_account_leaves_no_home_without_an_owner() {
+    let cloud = Cloud::new().await;
+    let mut people = vec![];
+    for address in ["ann@example.org", "ben@example.org"] {
+        let id = cloud.person(address).await;
+        people.push((id, accepted(cloud.by_access(&cloud.signed_in(address).await.access).await)));
+    }
+    let [(ann, as_ann), (ben, as_ben)] = &people[..] else { panic!() };
+    let id = cloud.home_of(as_ann).await;
+    cloud.let_in(as_ann, &id, as_ben, Role::Manager).await;
+    cloud.let_in(as_ben, &id, &person_of("default", "eve"), Role::Guest).await;
+    let before = cloud.before(&as_ann.tenant).await;
+    assert_eq!(cloud.auth.delete_account(as_ann, ann).await.unwrap(), Deleted::OwnsHomes);
+    cloud.left_nothing(before, "owns_homes", "", &[]).await;
+    let Standing::Current(grants) = cloud.auth.standing(as_ben).await.unwrap() else { panic!() };
+    assert!(grants.tuples.iter().any(|tuple| tuple.relation == Relation::Manager));
+    assert_eq!(cloud.auth.delete_account(as_ben, ben).await.unwrap(), Deleted::Done);
+    let home = cloud.meta.find::<Home>(&Home::key_of(&as_ann.tenant, &id)).await.unwrap().unwrap().document;
+    assert_eq!(home.members.iter().map(|m| &m.account).collect::<Vec<_>>(), [ann], "with whom he let in");
+    assert_eq!(cloud.auth.standing(as_ben).await.unwrap(), Standing::Revoked);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`problem`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`mail`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`] |
 //!
@@ -36,6 +36,7 @@ pub mod id;
 pub mod keys;
 pub mod limits;
 pub mod logic;
+pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`cloud`] | `iot-server`: start, kill, terminate, start again on the same folder and ports |
+//! | [`browser`] | Chromium, driven by chromedriver |
 //! | [`http`] | HTTP with a bearer token |
 //! | [`mqtt`] | our own MQTT client engine over TCP and TLS, one call at a time |
 //! | [`mod@unit`] | devices: claimed by the test itself, or `iot-device` as a process |
@@ -14,6 +15,7 @@
 //! | [`trace`] | what the server asked of the kernel, in order |
 //! | [`process`], [`wait`] | child processes and deadlines |
 
+pub mod browser;
 pub mod cloud;
 pub mod http;
 pub mod mqtt;

@@ -35,6 +35,7 @@ use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     banner::Banner,
+    console::{self, Console},
     data_folder::DataFolder,
     demo::Demo,
     failure::Failure,
@@ -115,13 +116,17 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
         iot_auth::http::routes(auth.clone(), context.clone()).erased(),
         iot_conn::http::routes(&node, context.clone()).erased(),
     ];
-    let router = http::router(context.clone(), faces, recorder.clone(), ready.clone());
-    let with_identity =
-        |encrypted| http::surround(iot_http::authenticate(router.clone(), auth.authenticator(), encrypted));
+    let (stop, stopped) = watch::channel(false);
+    let console = Console::new(auth.clone(), node.clone(), stopped.clone());
+    let pages = console::routes(console.clone(), context.clone());
+    let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
+    let with_identity = |encrypted| {
+        let known = iot_http::authenticate(router.clone(), auth.authenticator(), encrypted);
+        http::surround(console::outside(known, console.clone()))
+    };
 
     let banner_addresses = sockets.addresses();
     let demo = sockets.demo(&options, &kept.folder);
-    let (stop, stopped) = watch::channel(false);
     let mut supervisor = Supervisor::default();
     let Sockets { mqtt, http: http_socket, https: https_socket } = sockets;
     let bound = bound(mqtt, &mqtt_tls, options.allow_anonymous)?;
@@ -152,7 +157,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
             Ok(())
         });
     }
-    let upkeep = tokio::spawn(observability::upkeep(recorder));
+    let upkeep = tokio::spawn(observability::upkeep(recorder.clone()));
+    let pulse = tokio::spawn(console.run(recorder));
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
@@ -162,6 +168,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     stop.send_replace(true);
     let drained = supervisor.drain().await;
     upkeep.abort();
+    pulse.abort();
     sweeper.abort();
     kept.sqlite.close().await;
     ended.and(drained)

@@ -59,6 +59,7 @@ pub(crate) struct Own {
 pub(crate) fn router(
     context: GuardContext,
     faces: Vec<Routes>,
+    console: Routes,
     metrics: PrometheusHandle,
     ready: Arc<AtomicBool>,
 ) -> Router {
@@ -95,7 +96,8 @@ pub(crate) fn router(
         routes = routes.merge(face);
     }
     let _first = own.openapi.set(routes.openapi("IoT cloud", env!("CARGO_PKG_VERSION")));
-    routes.into_router()
+    // Pages are for people: they are guarded as all routes are, and described nowhere.
+    routes.merge(console).into_router()
 }
 
 /// What surrounds every request, outermost first: a span and a count, a panic becomes a problem, a deadline.

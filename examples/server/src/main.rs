@@ -3,6 +3,7 @@
 
 mod banner;
 mod cloud;
+mod console;
 mod data_folder;
 mod demo;
 mod failure;

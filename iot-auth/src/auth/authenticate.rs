@@ -19,6 +19,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use super::{Auth, AuthError, Step};
 use crate::{
+    account::{AccessToken, Login, is_access_token},
     ca::{fingerprint, urn},
     token::{ApiToken, Kind, TokenText},
 };
@@ -98,6 +99,9 @@ impl Auth {
             let refused = Refused { why: Refusal::Unencrypted, ..unknown("token") };
             return Ok(Err(refused));
         }
+        if is_access_token(token) {
+            return self.by_access(token, revision).await;
+        }
         let Some(text) = TokenText::parse(Kind::Api, token) else { return Ok(Err(unknown("token"))) };
         let stored = self.meta.find::<ApiToken>(&ApiToken::key_of(&text.id)).await?;
         let code = self.code_of(&text).await?;
@@ -110,6 +114,20 @@ impl Auth {
         }
         let grants = token_grants(&token, revision);
         Ok(Ok((Principal { tenant: token.tenant, subject: Subject::Token(token.id) }, grants)))
+    }
+
+    async fn by_access(&self, text: &Secret, revision: Revision) -> Result<Verdict, AuthError> {
+        let Some(token) = self.open_access(text).await? else { return Ok(Err(unknown("access token"))) };
+        let AccessToken { tenant, account, login, .. } = &token;
+        let grants = match token.expires > self.now() {
+            true => self.login_grants(tenant, account, login, Some(token.epoch), revision).await?,
+            false => None,
+        };
+        let AccessToken { tenant, account, login, .. } = token;
+        Ok(match grants {
+            Some(grants) => Ok((Principal { tenant, subject: Subject::Account { account, login } }, grants)),
+            None => Err(Refused { tenant, subject: Login::key_of(&login).to_string(), why: Refusal::Revoked }),
+        })
     }
 
     /// The stored form of a token's secret part. Bound to kind and id, so that it fits no other record.

@@ -14,12 +14,17 @@ use iot_core::{
     clock::Clock,
     id::TenantId,
     keys::{KeyError, KeyRing},
+    mail::MailError,
     store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError, Stores},
     time::{Monotonic, Timestamp},
 };
 
 pub(crate) use self::authenticate::same_code;
-use crate::{binding::Throttle, ca::DeviceCa, files::SetupError};
+use crate::{
+    account::{AccountOptions, Accounts},
+    ca::DeviceCa,
+    files::SetupError,
+};
 
 /// The tenant of a deployment that has one only.
 pub const DEFAULT_TENANT: &str = "default";
@@ -47,6 +52,15 @@ pub enum AuthError {
     /// The certificate authority failed.
     #[error("the certificate authority failed")]
     Ca(#[from] SetupError),
+    /// The mail was not taken: try again later.
+    #[error("mail cannot be sent")]
+    Mail(#[from] MailError),
+    /// Nothing sends mail: give the deployment a mailer.
+    #[error("there is no mailer")]
+    NoMailer,
+    /// Too many ask at once: try again in a second.
+    #[error("too many ask at once")]
+    Busy,
     /// The system has no randomness.
     #[error("no randomness")]
     Random,
@@ -88,18 +102,18 @@ pub struct Auth {
     pub(crate) clock: Arc<dyn Clock>,
     /// Claims of one node do not race each other for uses of a token; between nodes the versions of records decide.
     pub(crate) claiming: tokio::sync::Mutex<()>,
+    pub(crate) accounts: Accounts,
     // Small sections, never across an await.
     refusals: Mutex<RefusalBudget>,
-    // Small sections, never across an await.
-    wrong_codes: Mutex<Throttle>,
 }
 
 impl Auth {
     /// Over a deployment's records.
     pub fn new(stores: &Stores, keys: Arc<dyn KeyRing>, ca: DeviceCa, clock: Arc<dyn Clock>) -> Self {
         let refusals = Mutex::new(RefusalBudget::default());
-        let (claiming, wrong_codes) = Default::default();
-        Self { meta: stores.meta.clone(), keys, ca, clock, claiming, refusals, wrong_codes }
+        let accounts = Accounts::new(AccountOptions::default(), None);
+        let claiming = tokio::sync::Mutex::default();
+        Self { meta: stores.meta.clone(), keys, ca, clock, claiming, accounts, refusals }
     }
 
     /// The certificate that devices and applications pin, PEM.
@@ -119,11 +133,6 @@ impl Auth {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.timestamp()
-    }
-
-    /// Asks or changes what is known of wrong codes.
-    pub(crate) fn throttle<T>(&self, with: impl FnOnce(&mut Throttle, Monotonic) -> T) -> T {
-        with(&mut self.wrong_codes.lock().unwrap_or_else(PoisonError::into_inner), self.clock.monotonic())
     }
 
     /// An entry that goes into the batch of a change.

@@ -10,7 +10,7 @@ use super::{
     Auth,
     authenticate::{anonymous_grants, device_grants, token_grants},
 };
-use crate::token::ApiToken;
+use crate::{account::login_depends_on, token::ApiToken};
 
 #[async_trait]
 impl Access for Auth {
@@ -29,6 +29,7 @@ impl Access for Auth {
                 let token = stored.map(|s| s.document).filter(|t| t.tenant == *tenant && !t.is_over(self.now()));
                 token.map(|token| token_grants(&token, revision))
             }
+            Subject::Account { account, login } => self.login_grants(tenant, account, login, None, revision).await?,
             Subject::Anonymous => Some(anonymous_grants(tenant, revision)),
             _ => None,
         };
@@ -39,6 +40,7 @@ impl Access for Auth {
         match &principal.subject {
             Subject::Device { device, .. } => vec![Device::key_of(&principal.tenant, device)],
             Subject::Token(id) => vec![ApiToken::key_of(id)],
+            Subject::Account { account, login } => login_depends_on(&principal.tenant, account, login),
             _ => vec![],
         }
     }

@@ -5,9 +5,8 @@
 //! address.
 
 mod device;
-mod throttle;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use iot_core::{
     access::{Permission, Principal},
@@ -21,15 +20,22 @@ use iot_core::{
     store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Stored},
 };
 
-pub(crate) use self::throttle::Throttle;
-pub use self::{
-    device::BINDING_SERVICE,
-    throttle::{WRONG_CODES_PER_ACCOUNT, WRONG_CODES_PER_ADDRESS, WRONG_CODES_PERIOD, WRONG_CODES_SOURCES_MAX},
-};
+pub use self::device::BINDING_SERVICE;
 use crate::{
+    account::{Limit, network},
     auth::{Auth, AuthError, Step},
     home::account_of,
 };
+
+/// For how long a wrong code counts, from the first of several.
+pub const WRONG_CODES_PERIOD: Duration = Duration::from_secs(600);
+
+/// After how many wrong codes, of devices and of invitations, an account is not listened to until the period is over.
+pub const WRONG_CODES_PER_ACCOUNT: u32 = 10;
+
+/// The same for a network, behind which there may be many people. Both are counted on each node, in a bounded table: a code of
+/// 128 bits does not fall to guesses, the counting only keeps them from costing much.
+pub const WRONG_CODES_PER_NETWORK: u32 = 100;
 
 /// What an application asks that wants to bind a device.
 #[derive(Debug, Clone)]
@@ -57,11 +63,11 @@ pub enum Bound {
 impl Auth {
     /// Binds a device to a home of the account `by`.
     pub async fn bind(&self, by: &Principal, asked: &BindAsked, from: IpAddr) -> Result<Bound, AuthError> {
-        if self.is_throttled(by, from) {
+        let Ok(tries) = self.spend_code(by, from) else {
             let entry = self.done(by, "bind", &Home::key_of(&by.tenant, &asked.home));
             self.stranger_refused(entry, BindRefusal::Throttled.code()).await?;
             return Ok(Bound::Refused(BindRefusal::Throttled));
-        }
+        };
         let code = match asked.code.as_ref().map(|code| code.expose().trim()).filter(|code| !code.is_empty()) {
             None => Err(BindRefusal::CodeRequired),
             Some(text) => Code::parse(text).ok_or(BindRefusal::CodeMismatch),
@@ -73,11 +79,28 @@ impl Auth {
         let bound = self.settle(|| self.decide_bind(by, asked, code.as_deref().map_err(|why| *why))).await?;
         if let Bound::Refused(why) = &bound {
             tracing::info!(%by, why = why.code(), "not bound");
-            if matches!(why, BindRefusal::CodeRequired | BindRefusal::CodeMismatch) {
-                self.wrong_code(by, from);
-            }
+        }
+        if !matches!(bound, Bound::Refused(BindRefusal::CodeRequired | BindRefusal::CodeMismatch)) {
+            self.refund_code(&tries);
         }
         Ok(bound)
+    }
+
+    /// Counts a try to show a code, before anything is looked at; an error if there were too many wrong ones of late.
+    pub(crate) fn spend_code(&self, by: &Principal, from: IpAddr) -> Result<[String; 2], Duration> {
+        let limit = |tries| Limit { tries, period: WRONG_CODES_PERIOD };
+        let [account, network] = [format!("code {by}"), format!("code {}", network(from))];
+        self.spend(&account, limit(WRONG_CODES_PER_ACCOUNT))?;
+        if let Err(wait) = self.spend(&network, limit(WRONG_CODES_PER_NETWORK)) {
+            self.refund(&account);
+            return Err(wait);
+        }
+        Ok([account, network])
+    }
+
+    /// Takes a try back that was none with a wrong code.
+    pub(crate) fn refund_code(&self, tries: &[String; 2]) {
+        tries.iter().for_each(|key| self.refund(key));
     }
 
     /// A code that is missing or cannot be one is answered without a look at any device: the same whatever was named.

@@ -108,12 +108,10 @@ impl Auth {
         self.ruled(by, "home_dissolve", &key, ruling).await
     }
 
-    /// What is to be committed for an account to be in no home any more, as before its deletion: the caller adds its own writes.
-    /// On a conflict, ask again.
-    pub async fn leaving_all_homes(&self, by: &Principal) -> Result<Leaving, AuthError> {
-        let mut batch = Batch::default();
-        let Some(account) = account_of(by) else { return Ok(Leaving::Ready(batch)) };
-        let mut owned = vec![];
+    /// What is to be committed for an account of the tenant of `by` to be in no home any more, as before its deletion: the caller
+    /// adds its own writes. On a conflict, ask again.
+    pub async fn leaving_all_homes(&self, by: &Principal, account: &AccountId) -> Result<Leaving, AuthError> {
+        let (mut batch, mut owned) = (Batch::default(), vec![]);
         for read in homes_of(&*self.meta, &by.tenant, account).await? {
             match read.document.leave(account) {
                 Ruling::Changed(home) => {

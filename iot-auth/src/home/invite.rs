@@ -109,18 +109,18 @@ impl Auth {
     /// Accepts an invitation by its code or its URI. Wrong codes are counted, by account and by address.
     pub async fn accept_invite(&self, by: &Principal, text: &Secret, from: IpAddr) -> Result<Ruling, AuthError> {
         let nowhere = Key::new("home", "");
-        if self.is_throttled(by, from) {
+        let Ok(tries) = self.spend_code(by, from) else {
             let entry = self.done(by, "invite_accept", &nowhere);
             self.stranger_refused(entry, HomeRefusal::Throttled.code()).await?;
             return Ok(Ruling::Refused(HomeRefusal::Throttled));
-        }
+        };
         let text = text.expose().trim();
         let ruling = match Code::parse(text.strip_prefix(INVITE_URI).unwrap_or(text)) {
             Some(code) => self.accept(by, &code).await?,
             None => (nowhere, Ruling::Refused(HomeRefusal::CodeMismatch)),
         };
-        if ruling.1 == Ruling::Refused(HomeRefusal::CodeMismatch) {
-            self.wrong_code(by, from);
+        if ruling.1 != Ruling::Refused(HomeRefusal::CodeMismatch) {
+            self.refund_code(&tries);
         }
         self.ruled(by, "invite_accept", &ruling.0, ruling.1).await
     }

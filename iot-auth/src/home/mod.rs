@@ -6,7 +6,7 @@
 mod change;
 mod invite;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use iot_core::{
     access::{Principal, Subject, Tuple},
@@ -111,15 +111,5 @@ impl Auth {
             return Ok(None);
         }
         Ok(Some(bell.map_or_else(|| Check::Absent(key.clone()), |bell| Check::Version(key.clone(), bell.version))))
-    }
-
-    /// Whether this account, from there, has shown too many wrong codes of late. Then nothing else is looked at.
-    pub(crate) fn is_throttled(&self, by: &Principal, from: IpAddr) -> bool {
-        self.throttle(|throttle, now| throttle.is_shut(by, from, now))
-    }
-
-    /// Counts a wrong code.
-    pub(crate) fn wrong_code(&self, by: &Principal, from: IpAddr) {
-        self.throttle(|throttle, now| throttle.count(by, from, now));
     }
 }

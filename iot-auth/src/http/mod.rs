@@ -1,13 +1,17 @@
-//! Routes for the registry: sign-in, tokens, products, units, claims, the audit log; homes, their members, and bindings.
+//! Routes for the registry: sign-in, tokens, products, units, claims, accounts, the audit log; homes,
+//! their members, and bindings.
 //!
 //! No answer shows a secret twice, and none shows a code. See `docs/protocol.md` for the rules that hold for all of them.
 
+mod account_shapes;
+mod accounts;
 mod bindings;
 mod claims;
 mod homes;
 mod members;
 mod places;
 mod shapes;
+mod staff;
 mod tokens;
 mod units;
 
@@ -34,6 +38,8 @@ pub fn routes(auth: Arc<Auth>, context: GuardContext) -> Routes {
     let routes = bindings::register(routes);
     let routes = units::register(routes);
     let routes = claims::register(routes);
+    let routes = accounts::register(routes);
+    let routes = staff::register(routes);
     let doc = Doc::new("The audit log, newest first").paged().response(
         200,
         json!({ "items": [{
@@ -50,10 +56,11 @@ async fn audit(State(auth): State<Arc<Auth>>, who: Identity, page: PageQuery) ->
 }
 
 impl From<AuthError> for ProblemResponse {
-    /// `409 conflict` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
+    /// `409 conflict` or `503 busy` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Contended => Problem::conflict("conflict", "others changed the same records; try again").into(),
+            AuthError::Busy => Problem::new(503, "busy", "too many ask at once; try again in a second").into(),
             error => unavailable(&error),
         }
     }

@@ -5,7 +5,7 @@ use iot_core::{
     id::TenantId,
     keys::Purpose,
     secret::Secret,
-    store::{Batch, Document, IndexKey, Key, MetaStoreExt},
+    store::{Batch, Document, IndexKey, Key, MetaStoreExt, Stored},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -91,11 +91,8 @@ impl Auth {
     /// Exchanges the one-time password for an admin token. Of two that come at once one is refused.
     pub async fn sign_in(&self, user: &str, password: &Secret, from: IpAddr) -> Result<SignIn, AuthError> {
         let tenant = Self::default_tenant();
-        let code = self.password_code(&tenant, password).await?;
-        let key = AdminPassword::key_of(&tenant);
-        let stored = self.meta.find::<AdminPassword>(&key).await?;
-        let right = |p: &AdminPassword| user == ADMIN_USER && same_code(&p.code, &code);
-        if let Some(stored) = stored.filter(|stored| right(&stored.document)) {
+        let stored = self.one_time_password(&tenant, password).await?;
+        if let Some(stored) = stored.filter(|_| user == ADMIN_USER) {
             let issued = self.new_token(&tenant, "first administrator", Role::Admin, None).await?;
             let entry = self.entry(&tenant, from, "sign_in", issued.token.key());
             let batch = Batch::default().remove(&stored).create(&issued.token).audited(entry);
@@ -103,8 +100,19 @@ impl Auth {
                 return Ok(SignIn::Granted(Box::new(issued)));
             }
         }
-        self.stranger_refused(self.entry(&tenant, from, "sign_in", key), "password").await?;
+        self.stranger_refused(self.entry(&tenant, from, "sign_in", AdminPassword::key_of(&tenant)), "password").await?;
         Ok(SignIn::Refused)
+    }
+
+    /// The stored one-time password, if this is the one.
+    pub(crate) async fn one_time_password(
+        &self,
+        tenant: &TenantId,
+        shown: &Secret,
+    ) -> Result<Option<Stored<AdminPassword>>, AuthError> {
+        let code = self.password_code(tenant, shown).await?;
+        let stored = self.meta.find::<AdminPassword>(&AdminPassword::key_of(tenant)).await?;
+        Ok(stored.filter(|stored| same_code(&stored.document.code, &code)))
     }
 
     async fn new_password(&self, tenant: &TenantId) -> Result<(Secret, AdminPassword), AuthError> {

@@ -2,10 +2,19 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part")]
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use iot_auth::{
     Auth,
+    account::{Account, AccountOptions, EmailAddress, LoggedIn, Password, Registered, SignedIn, Verified},
     ca::{DeviceCa, SigningRequest},
     home::{InviteAsked, Invited, home_tuples},
     keys::FileKeyRing,
@@ -18,6 +27,7 @@ use iot_core::{
     home::{self, Home, Ruling},
     id::{AccountId, DeviceId, HomeId, LoginId, OwnershipEpoch, ProductId, TenantId, TokenId},
     keys::KeyRing,
+    mail::{Mail, MailError, Mailer},
     secret::Secret,
     service::{Call, DeviceCall},
     store::{Audit, Batch, Key, MetaStore, MetaStoreExt, Revision, Stores},
@@ -29,7 +39,48 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
+/// Keeps what it is given.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    mails: Mutex<Vec<Mail>>,
+    arrived: tokio::sync::Notify,
+}
+
+impl Mailbox {
+    pub fn count(&self) -> usize {
+        self.mails.lock().unwrap().len()
+    }
+
+    pub fn last(&self) -> Mail {
+        self.mails.lock().unwrap().last().unwrap().clone()
+    }
+
+    /// The code in the newest mail.
+    pub fn code(&self) -> Secret {
+        let mail = self.last();
+        let code = mail.text.expose().lines().find_map(|line| line.strip_prefix("    ")).unwrap();
+        Secret::new(code)
+    }
+
+    /// Until there are so many.
+    pub async fn wait_for(&self, count: usize) {
+        while self.count() < count {
+            self.arrived.notified().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Mailer for Mailbox {
+    async fn send(&self, mail: Mail) -> Result<(), MailError> {
+        self.mails.lock().unwrap().push(mail);
+        self.arrived.notify_one();
+        Ok(())
+    }
+}
+
 pub struct Cloud {
+    pub mails: Arc<Mailbox>,
     pub auth: Arc<Auth>,
     pub stores: Stores,
     pub meta: Arc<dyn MetaStore>,
@@ -55,39 +106,29 @@ impl Cloud {
         Self::over(Stores::new(Sqlite::open(folder, StoreLimits::default()).await.unwrap())).await
     }
 
-    async fn over(stores: Stores) -> Self {
+    pub async fn over(stores: Stores) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-11-23T00:00:00Z").unwrap()));
         let folder = tempfile::tempdir().unwrap();
         let keys: Arc<dyn KeyRing> = Arc::new(FileKeyRing::open_or_create(folder.path()).unwrap());
-        let auth = auth(&stores, &keys, &clock, &folder).await;
-        Self { auth, meta: stores.meta.clone(), stores, clock, keys, folder }
+        let mails = Arc::new(Mailbox::default());
+        let auth = auth(&stores, &keys, &clock, &folder, &mails).await;
+        Self { mails, auth, meta: stores.meta.clone(), stores, clock, keys, folder }
+    }
+
+    /// The same cloud over what its store has kept.
+    pub async fn restarted(self, stores: Stores) -> Self {
+        let auth = auth(&stores, &self.keys, &self.clock, &self.folder, &self.mails).await;
+        Self { auth, meta: stores.meta.clone(), stores, ..self }
     }
 
     /// Another node over the same records.
     pub async fn another_node(&self) -> Arc<Auth> {
-        auth(&self.stores, &self.keys, &self.clock, &self.folder).await
+        auth(&self.stores, &self.keys, &self.clock, &self.folder, &self.mails).await
     }
 
     /// Another node over the same records, whose clock says something else.
     pub async fn node_at(&self, at: Timestamp) -> Arc<Auth> {
-        auth(&self.stores, &self.keys, &Arc::new(ManualClock::at(at)), &self.folder).await
-    }
-
-    /// The same cloud after its process was stopped and started again, over what is on disk.
-    pub async fn restarted(self, records: &Path) -> Self {
-        let Self { auth: former, stores, meta, clock, folder, keys } = self;
-        drop((former, stores, meta, keys));
-        let sqlite = loop {
-            // The writer threads of the former one end after its last handle.
-            match Sqlite::open(records, StoreLimits::default()).await {
-                Ok(sqlite) => break sqlite,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let stores = Stores::new(sqlite);
-        let keys: Arc<dyn KeyRing> = Arc::new(FileKeyRing::open_or_create(folder.path()).unwrap());
-        let auth = auth(&stores, &keys, &clock, &folder).await;
-        Self { auth, meta: stores.meta.clone(), stores, clock, keys, folder }
+        auth(&self.stores, &self.keys, &Arc::new(ManualClock::at(at)), &self.folder, &self.mails).await
     }
 
     pub async fn ca(&self) -> DeviceCa {
@@ -123,6 +164,35 @@ impl Cloud {
 
     pub async fn connect(&self, certificate_pem: &str, client_id: &str) -> Authentication {
         self.auth.authenticate(&by_certificate(certificate_pem, client_id)).await.unwrap()
+    }
+
+    /// Registers and confirms by mail.
+    pub async fn person(&self, address: &str) -> AccountId {
+        let asked = self.auth.register(&email(address), &password(PASSWORD), "Ann", ip()).await.unwrap();
+        let Registered::Asked(id) = asked else { panic!("{asked:?}") };
+        match self.auth.verify(&id, &self.mails.code(), ip()).await.unwrap() {
+            Verified::Done(account) => account,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn log_in(&self, address: &str, password: &str, from: IpAddr) -> LoggedIn {
+        self.auth.log_in(&email(address), &Secret::new(password), "phone", from).await.unwrap()
+    }
+
+    pub async fn signed_in(&self, address: &str) -> SignedIn {
+        match self.log_in(address, PASSWORD, ip()).await {
+            LoggedIn::Granted(signed_in) => *signed_in,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn by_access(&self, access: &Secret) -> Authentication {
+        self.auth.authenticate(&by_token(access)).await.unwrap()
+    }
+
+    pub async fn account(&self, id: &AccountId) -> Account {
+        self.meta.find(&Account::key_of(&Auth::default_tenant(), id)).await.unwrap().unwrap().document
     }
 
     pub async fn device(&self, by: &Principal, id: &str) -> Device {
@@ -244,9 +314,30 @@ impl Cloud {
     }
 }
 
-async fn auth(stores: &Stores, keys: &Arc<dyn KeyRing>, clock: &Arc<ManualClock>, folder: &TempDir) -> Arc<Auth> {
+async fn auth(
+    stores: &Stores,
+    keys: &Arc<dyn KeyRing>,
+    clock: &Arc<ManualClock>,
+    folder: &TempDir,
+    mails: &Arc<Mailbox>,
+) -> Arc<Auth> {
     let ca = DeviceCa::open_or_create(folder.path(), &**keys, clock.timestamp()).await.unwrap();
-    Arc::new(Auth::new(stores, keys.clone(), ca, clock.clone()))
+    let auth = Auth::new(stores, keys.clone(), ca, clock.clone());
+    Arc::new(auth.with_accounts(AccountOptions::default(), mails.clone()))
+}
+
+pub const PASSWORD: &str = "correct horse";
+
+pub fn email(address: &str) -> EmailAddress {
+    EmailAddress::parse(address).unwrap()
+}
+
+pub fn password(text: &str) -> Password {
+    Password::parse(&Secret::new(text)).unwrap()
+}
+
+pub fn ip() -> IpAddr {
+    peer().ip()
 }
 
 pub fn operator(tenant: &str) -> Principal {

@@ -411,6 +411,9 @@ impl Commander {
         let is_final = receipt.state.is_final();
         if is_final {
             metrics::counter!("iot_commands_final_total", "state" => receipt.state.word()).increment(1);
+            if let Some(taken) = round_trip(&receipt) {
+                metrics::histogram!("iot_command_seconds").record(taken.as_secs_f64());
+            }
         }
         if let Some(sender) = waiting.get(&name) {
             sender.send_replace(receipt);
@@ -458,6 +461,14 @@ fn latest(commands: Vec<DurableCommand>) -> Vec<DurableCommand> {
         by_id.insert((command.receipt.tenant.clone(), command.receipt.id.clone()), command);
     }
     by_id.into_values().collect()
+}
+
+/// From its acceptance to the device's answer, for a command that did not wait for its device.
+fn round_trip(receipt: &Receipt) -> Option<Duration> {
+    let answered = matches!(receipt.state, CommandState::Applied | CommandState::Rejected);
+    let waited = receipt.history.iter().any(|(state, _)| *state == CommandState::Queued);
+    let (first, last) = (receipt.history.first()?.1, receipt.history.last()?.1);
+    (answered && !waited).then(|| last.since(first))
 }
 
 fn ended(receipt: &Receipt) -> Timestamp {

@@ -60,7 +60,7 @@ impl Connection {
 ///
 /// `Authorization: Bearer` becomes an [`Identity`], and a bad token is answered with 401 at once, on public routes too. Other
 /// schemes and requests without the header pass without an identity; guards refuse them. A browser's
-/// [`Cookie::Session`](crate::cookie::Cookie::Session) does the same where there is no such header, with two differences: one
+/// [`Cookie::Session`] does the same where there is no such header, with two differences: one
 /// that is not accepted counts as none, so that a person whose session is over reaches the pages for signing in; and a request
 /// that may change something is answered with `403 cross_site` unless a page of this server made it
 /// ([`same_origin`]).

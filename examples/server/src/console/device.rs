@@ -1,0 +1,219 @@
+//! One device: what it is, what it says, what was done to it.
+
+use std::time::Duration;
+
+use askama::Template;
+use axum::{extract::State, response::Response};
+use iot_core::{
+    access::{Permission, Resource, check},
+    device::{Device, DeviceKey, KeyState, Stage},
+    id::{CommandId, Metric},
+    store::{Aggregate, Audit, Bucket, Document, LatestValue, Series, StoreError},
+    time::Timestamp,
+};
+use iot_http::{Identity, Query, Target};
+use serde::Deserialize;
+
+use super::{
+    Console,
+    audit::{self, Entry},
+    command::{Asked, ReceiptShown},
+    devices::Row,
+    page::{Answer, Shell, Wrong, page, page_as},
+    show::{self, Moment},
+};
+
+/// How many audit entries are shown.
+const TIMELINE: u32 = 30;
+
+/// Spans of the chart: the word in the address, seconds, seconds of a bucket.
+const SPANS: [(&str, u64, u64); 5] =
+    [("15m", 900, 15), ("1h", 3_600, 60), ("6h", 21_600, 300), ("24h", 86_400, 900), ("7d", 604_800, 7_200)];
+
+/// What of the device is looked at.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct View {
+    metric: Option<Metric>,
+    span: Option<String>,
+    pub(super) command: Option<CommandId>,
+    done: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "device.html")]
+pub(super) struct DevicePage {
+    shell: Shell,
+    device: Row,
+    epoch: u64,
+    created: Moment,
+    keys: Vec<KeyShown>,
+    values: Vec<ValueShown>,
+    may_see_values: bool,
+    may_control: bool,
+    chart: Option<Chart>,
+    asked: Asked,
+    wrong: Wrong,
+    receipt: Option<ReceiptShown>,
+    entries: Vec<Entry>,
+}
+
+struct KeyShown {
+    fingerprint: String,
+    active: bool,
+    until: Moment,
+}
+
+struct ValueShown {
+    metric: String,
+    value: String,
+    at: Moment,
+}
+
+/// The chosen metric over the chosen span.
+struct Chart {
+    metric: String,
+    metrics: Vec<String>,
+    span: &'static str,
+    spans: [&'static str; 5],
+    rows: Vec<ChartRow>,
+    points: String,
+}
+
+struct ChartRow {
+    seconds: i64,
+    clock: String,
+    mean: f64,
+    min: f64,
+    max: f64,
+    count: u64,
+}
+
+impl ChartRow {
+    #[expect(clippy::cast_precision_loss, reason = "a mean is a float")]
+    fn of(bucket: &Bucket) -> Self {
+        Self {
+            seconds: bucket.start.as_millis() / 1_000,
+            clock: Moment::clock(bucket.start),
+            mean: bucket.sum / bucket.count as f64,
+            min: bucket.min,
+            max: bucket.max,
+            count: bucket.count,
+        }
+    }
+}
+
+pub(super) async fn show(
+    State(console): State<Console>,
+    who: Identity,
+    Target(device): Target<Device>,
+    Query(view): Query<View>,
+) -> Answer {
+    let receipt = match &view.command {
+        Some(id) => ReceiptShown::find(&console, &device.document, id).await?,
+        None => None,
+    };
+    let shown = compose(&console, &who, device.document, view).await?;
+    Ok(page(&DevicePage { receipt, ..shown }))
+}
+
+/// The page with a command that could not be sent.
+pub(super) async fn refused(
+    console: &Console,
+    who: &Identity,
+    device: Device,
+    asked: Asked,
+    (status, wrong): (u16, Wrong),
+) -> Result<Response, StoreError> {
+    let shown = compose(console, who, device, View::default()).await?;
+    let status = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+    Ok(page_as(status, &DevicePage { asked, wrong, ..shown }))
+}
+
+async fn compose(console: &Console, who: &Identity, device: Device, view: View) -> Result<DevicePage, StoreError> {
+    let now = console.now();
+    let shell = Shell::of(console, who, "devices", device.id.as_str()).await?.noticing(view.done.as_deref());
+    let may = |permission| check(&who.grants, permission, &Resource::device(&device), now).allow;
+    let series = Series { tenant: device.tenant.clone(), device: device.id.clone(), epoch: device.epoch };
+    let latest = match may(Permission::ReadState) {
+        true => console.node.stores().telemetry.latest(&series).await?,
+        false => Vec::new(),
+    };
+    let chart = match may(Permission::ReadTelemetry) {
+        true => chart(console, series, &latest, &view).await?,
+        false => None,
+    };
+    let entries = if shell.may.audit { timeline(console, &device).await? } else { Vec::new() };
+    Ok(DevicePage {
+        shell,
+        epoch: device.epoch.0,
+        created: Moment::of(device.created, now),
+        keys: device.keys.iter().rev().map(|key| key_shown(key, now)).collect(),
+        may_see_values: may(Permission::ReadState),
+        may_control: may(Permission::Control) && device.stage != Stage::Retired,
+        values: latest.iter().map(|value| value_shown(value, now)).collect(),
+        chart,
+        asked: Asked::default(),
+        wrong: Wrong::default(),
+        receipt: None,
+        entries,
+        device: Row::of(console, device),
+    })
+}
+
+fn key_shown(key: &DeviceKey, now: Timestamp) -> KeyShown {
+    let fingerprint = key.fingerprint.get(..12).unwrap_or(&key.fingerprint).to_owned();
+    KeyShown { fingerprint, active: key.state == KeyState::Active, until: Moment::of(key.not_after, now) }
+}
+
+fn value_shown(latest: &LatestValue, now: Timestamp) -> ValueShown {
+    ValueShown { metric: latest.metric.to_string(), value: show::value(&latest.value), at: Moment::of(latest.at, now) }
+}
+
+async fn chart(
+    console: &Console,
+    series: Series,
+    latest: &[LatestValue],
+    view: &View,
+) -> Result<Option<Chart>, StoreError> {
+    let numeric = |value: &&LatestValue| value.value.as_f64().is_some();
+    let metrics: Vec<&Metric> = latest.iter().filter(numeric).map(|value| &value.metric).collect();
+    let wished = view.metric.as_ref().filter(|wished| metrics.contains(wished));
+    // A fraction says more in a line than a switch does.
+    let float = latest.iter().find(|value| matches!(value.value, iot_core::event::Value::Float(_)));
+    let Some(metric) = wished.or(float.map(|value| &value.metric)).or(metrics.first().copied()) else {
+        return Ok(None);
+    };
+    let span = SPANS.iter().find(|(word, ..)| view.span.as_deref() == Some(word)).unwrap_or(&SPANS[0]);
+    let until = console.now().plus(Duration::from_micros(1));
+    let aggregate = Aggregate {
+        series,
+        metric: metric.clone(),
+        from: until.minus(Duration::from_secs(span.1)),
+        until,
+        bucket: Duration::from_secs(span.2),
+    };
+    let buckets = console.node.stores().telemetry.aggregate(&aggregate, 200).await?;
+    let rows: Vec<ChartRow> = buckets.iter().map(ChartRow::of).collect();
+    Ok(Some(Chart {
+        metric: metric.to_string(),
+        metrics: metrics.iter().map(ToString::to_string).collect(),
+        span: span.0,
+        spans: SPANS.map(|(word, ..)| word),
+        points: show::points(&rows.iter().map(|row| row.mean).collect::<Vec<_>>(), rows.len()),
+        rows,
+    }))
+}
+
+/// What was done to the device, and what it did, as far as the audit log tells.
+async fn timeline(console: &Console, device: &Device) -> Result<Vec<Entry>, StoreError> {
+    let subject = device.key().to_string();
+    let actor = format!("{}/device/{}", device.tenant, device.id);
+    let about = |entry: &Audit| {
+        let path = entry.subject.split(' ').nth(1).unwrap_or_default();
+        entry.subject == subject || entry.actor == actor || path.split('/').any(|part| part == device.id.as_str())
+    };
+    let (mut found, _) = audit::look(console, &device.tenant, None, TIMELINE, about).await?;
+    found.truncate(TIMELINE as usize);
+    let now = console.now();
+    Ok(found.into_iter().map(|entry| Entry::of(entry, now)).collect())
+}

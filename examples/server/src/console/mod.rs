@@ -1,0 +1,120 @@
+//! The web console at `/`: pages made here, on the server, from the same registry and node that the API speaks of.
+//!
+//! Every page is whole without JavaScript, and every form is a plain `POST` that ends in a redirect; scripts only save
+//! reloads, draw charts and keep figures live. Nothing is loaded from elsewhere.
+//!
+//! | module | |
+//! |---|---|
+//! | [`page`] | the frame of a page, answers of forms |
+//! | [`dress`] | headers, problems as pages |
+//! | [`assets`] | scripts and styles |
+//! | [`pulse`], [`live`] | the last minutes, and their stream |
+//! | [`overview`], [`devices`], [`device`], [`command`], [`products`], [`audit`] | the pages |
+
+mod assets;
+mod audit;
+mod command;
+mod device;
+mod devices;
+mod dress;
+mod live;
+mod overview;
+mod page;
+mod products;
+mod pulse;
+mod show;
+mod sign_in;
+
+use std::sync::Arc;
+
+use iot_auth::{Auth, registry::CSV_BYTES_MAX};
+use iot_conn::node::Node;
+use iot_core::{access::Permission, store::MetaStore, time::Timestamp};
+use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Semaphore, watch};
+
+pub(crate) use dress::{inside, outside};
+use pulse::Pulse;
+
+/// The most streams of live figures; a further page is without.
+const STREAMS_MAX: usize = 64;
+
+/// What pages are made from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Console {
+    auth: Arc<Auth>,
+    node: Node,
+    pulse: Pulse,
+    streams: Arc<Semaphore>,
+    /// Ends the streams, which would hold up the end of the server.
+    stopped: watch::Receiver<bool>,
+}
+
+impl Console {
+    pub(crate) fn new(auth: Arc<Auth>, node: Node, stopped: watch::Receiver<bool>) -> Self {
+        Self { auth, node, pulse: Pulse::new(), streams: Arc::new(Semaphore::new(STREAMS_MAX)), stopped }
+    }
+
+    /// Takes a sample each second for as long as it is polled.
+    pub(crate) async fn run(self, metrics: PrometheusHandle) {
+        self.pulse.run(metrics).await;
+    }
+
+    fn meta(&self) -> &Arc<dyn MetaStore> {
+        self.auth.meta()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.node.clock().timestamp()
+    }
+}
+
+/// All routes of the console.
+pub(crate) fn routes(console: Console, context: GuardContext) -> Routes {
+    let routes = Routes::with_state(context, console);
+    let routes = public(routes);
+    let routes = device_pages(routes);
+    product_pages(routes).erased()
+}
+
+fn public(routes: Routes<Console>) -> Routes<Console> {
+    let files = Guard::Public { why: "scripts and styles, the same for everybody" };
+    let sign_in = Guard::Public { why: "the way in" };
+    routes
+        .get("/console/assets/{hash}/{name}", files, Doc::new("A file of the console"), assets::serve)
+        .get("/sign-in", sign_in, Doc::new("Sign in"), sign_in::show)
+        .get("/setup", sign_in, Doc::new("The first administrator"), sign_in::setup)
+}
+
+fn device_pages(routes: Routes<Console>) -> Routes<Console> {
+    let read = Guard::Tenant(Permission::ReadDevice);
+    let form = |summary| Doc::new(summary).idempotency(Idempotency::Natural);
+    routes
+        .get("/", read, Doc::new("Overview"), overview::show)
+        .get("/console/live", read, Doc::new("Live figures"), live::stream)
+        .get("/devices", read, Doc::new("Devices"), devices::show)
+        .get("/devices/{device}", Guard::Device(Permission::ReadDevice), Doc::new("A device"), device::show)
+        .post("/devices/{device}/commands", Guard::Device(Permission::Control), form("Send a command"), command::send)
+        .get("/audit", Guard::Tenant(Permission::ReadAudit), Doc::new("Audit log"), audit::show)
+}
+
+fn product_pages(routes: Routes<Console>) -> Routes<Console> {
+    let read = Guard::Tenant(Permission::ReadDevice);
+    let manage = Guard::Tenant(Permission::ManageDevices);
+    let form = |summary| Doc::new(summary).idempotency(Idempotency::Natural);
+    // A form needs up to three characters for each that it sends.
+    let import = form("Import units").body_limit(3 * CSV_BYTES_MAX);
+    routes
+        .get("/products", read, Doc::new("Products"), products::list)
+        .post("/products", manage, form("Create a product"), products::create)
+        .get("/products/{product}", read, Doc::new("A product"), products::show)
+        .post("/products/{product}", manage, form("Change a product"), products::change)
+        .post("/products/{product}/units", manage, import, products::import)
+        .post(
+            "/products/{product}/claim-tokens",
+            Guard::Tenant(Permission::ManageCredentials),
+            form("Issue a claim token"),
+            products::issue,
+        )
+}

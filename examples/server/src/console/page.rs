@@ -1,0 +1,166 @@
+//! What every page has, and how a template becomes an answer.
+
+use askama::Template;
+use axum::{
+    http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
+    response::{IntoResponse, Redirect, Response},
+};
+use iot_auth::token::ApiToken;
+use iot_core::{
+    access::{Permission, Principal, Resource, Subject, check},
+    problem::Problem,
+    store::{MetaStoreExt, StoreError},
+    time::Timestamp,
+};
+use iot_http::{Identity, ProblemResponse};
+
+use super::Console;
+
+/// The answer of a page's handler.
+pub(super) type Answer = Result<Response, ProblemResponse>;
+
+/// The frame around a page.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shell {
+    pub(super) title: String,
+    /// Which entry of the navigation is current.
+    pub(super) section: &'static str,
+    /// Who is signed in, for people; empty if nobody is.
+    pub(super) who: String,
+    pub(super) may: May,
+    /// What was done just now.
+    pub(super) notice: &'static str,
+}
+
+/// Which parts of the console somebody may use; guards decide, this only hides what they would refuse.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each permission")]
+pub(super) struct May {
+    pub(super) read: bool,
+    pub(super) manage: bool,
+    pub(super) credentials: bool,
+    pub(super) audit: bool,
+}
+
+impl May {
+    fn of(identity: &Identity, now: Timestamp) -> Self {
+        let tenant = Resource::tenant(&identity.principal.tenant);
+        let may = |permission| check(&identity.grants, permission, &tenant, now).allow;
+        Self {
+            read: may(Permission::ReadDevice),
+            manage: may(Permission::ManageDevices),
+            credentials: may(Permission::ManageCredentials),
+            audit: may(Permission::ReadAudit),
+        }
+    }
+}
+
+impl Shell {
+    /// The frame for somebody who is signed in.
+    pub(super) async fn of(
+        console: &Console,
+        identity: &Identity,
+        section: &'static str,
+        title: impl Into<String>,
+    ) -> Result<Self, StoreError> {
+        let who = name_of(console, &identity.principal).await?;
+        let may = May::of(identity, console.now());
+        Ok(Self { title: title.into(), section, who, may, notice: "" })
+    }
+
+    /// The frame for a stranger.
+    pub(super) fn public(title: impl Into<String>) -> Self {
+        Self { title: title.into(), ..Self::default() }
+    }
+
+    /// Says what a form has done, by the word that its redirect carries.
+    #[must_use]
+    pub(super) fn noticing(self, done: Option<&str>) -> Self {
+        let notice = match done {
+            Some("product") => "The product is saved.",
+            Some("import") => "The units are imported.",
+            Some("moved") => "The device was moved.",
+            Some("retired") => "The device is out of service.",
+            Some("keys") => "The keys are revoked.",
+            _ => "",
+        };
+        Self { notice, ..self }
+    }
+}
+
+async fn name_of(console: &Console, principal: &Principal) -> Result<String, StoreError> {
+    Ok(match &principal.subject {
+        Subject::Token(token) => match console.meta().find::<ApiToken>(&ApiToken::key_of(token)).await? {
+            Some(stored) => stored.document.name,
+            None => token.to_string(),
+        },
+        _ => principal.to_string(),
+    })
+}
+
+/// A page that was found.
+pub(super) fn page(template: &impl Template) -> Response {
+    page_as(StatusCode::OK, template)
+}
+
+/// A page with a form that says what is wrong with it.
+pub(super) fn invalid(template: &impl Template) -> Response {
+    page_as(StatusCode::UNPROCESSABLE_ENTITY, template)
+}
+
+/// A page; nobody keeps it, for it shows what only its reader may see.
+pub(super) fn page_as(status: StatusCode, template: &impl Template) -> Response {
+    match template.render() {
+        Ok(text) => {
+            let mut response = (status, axum::response::Html(text)).into_response();
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "a page could not be made");
+            ProblemResponse(Problem::unavailable()).into_response()
+        }
+    }
+}
+
+/// Where to go after a form has done its work.
+pub(super) fn see(path: &str) -> Response {
+    Redirect::to(path).into_response()
+}
+
+/// What is wrong with a form, field by field.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wrong(Vec<(&'static str, String)>);
+
+impl Wrong {
+    pub(super) fn add(&mut self, field: &'static str, what: impl Into<String>) {
+        self.0.push((field, what.into()));
+    }
+
+    #[must_use]
+    pub(super) fn with(mut self, field: &'static str, what: impl Into<String>) -> Self {
+        self.add(field, what);
+        self
+    }
+
+    /// What is wrong with a field; empty if nothing is.
+    pub(super) fn at(&self, field: &str) -> &str {
+        self.0.iter().find(|(name, _)| *name == field).map_or("", |(_, what)| what)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Text as one component of a query.
+pub(super) fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
