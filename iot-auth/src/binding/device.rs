@@ -109,7 +109,7 @@ impl Auth {
                 })
             })
             .await?;
-        Ok(self.told(answer, &text.grouped()))
+        Ok(told(&answer, &text.grouped()))
     }
 
     /// A refusal is recorded, and one of a device that has an owner is kept for that owner, unless the one before was just now.
@@ -156,16 +156,7 @@ impl Auth {
                 })
             })
             .await?;
-        Ok(self.told(answer, &Secret::new("")))
-    }
-
-    fn told(&self, answer: Answer, code: &Secret) -> Option<Bytes> {
-        match answer {
-            Answer::Code { valid } => Told::Code { code: code.expose(), expires_s: valid.as_secs() }.bytes(),
-            Answer::Absent => Told::Absent.bytes(),
-            Answer::Refused(why) => Told::Refused { code: why.code() }.bytes(),
-            Answer::None => None,
-        }
+        Ok(told(&answer, &Secret::new("")))
     }
 
     /// The device as stored, if it is still in the epoch in which it asks.
@@ -177,6 +168,15 @@ impl Auth {
     fn by_device(&self, device: &Device, refused: Option<&str>) -> Audit {
         let entry = self.entry(&device.tenant, device_actor(device), "binding_code", device.key());
         Audit { refused: refused.map(str::to_owned), ..entry }
+    }
+}
+
+fn told(answer: &Answer, code: &Secret) -> Option<Bytes> {
+    match answer {
+        Answer::Code { valid } => Told::Code { code: code.expose(), expires_s: valid.as_secs() }.bytes(),
+        Answer::Absent => Told::Absent.bytes(),
+        Answer::Refused(why) => Told::Refused { code: why.code() }.bytes(),
+        Answer::None => None,
     }
 }
 

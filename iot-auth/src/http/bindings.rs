@@ -28,7 +28,7 @@ pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
     let bound = json!({ "device": "lamp-1", "home": "h1", "epoch": 1 });
     let bind_doc = Doc::new("Bind a device to a home by the code that it shows")
         .request(json!({ "code": "1PFX-9QYS-2M4N-0T7K-C3VB-8ZGH-5D", "home": "h1", "p_code": "AB12-CD34" }))
-        .response(201, bound.clone());
+        .response(201, bound);
     let show_doc = Doc::new("The binding of a device, and when others tried to bind it")
         .response(200, json!({ "device": "lamp-1", "home": "h1", "epoch": 1, "attempts": ["2026-11-23T00:00:00Z"] }));
     let move_doc = Doc::new("Move a device to another home of its owner")
