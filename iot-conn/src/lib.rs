@@ -13,12 +13,16 @@
 //! | [`router`] | subscriptions to matches |
 //! | [`command`] | the engine that follows a command |
 //! | `node` | sessions, ingest, consumers, commands at run time |
+//! | `twin` | twins of devices: the service that devices ask, and the way for applications |
 //! | `transport` | TCP, TLS, WebSocket |
 //! | `bus` | the backplane within one process |
+//! | `push` | webhooks |
 //! | `http` | routes for applications |
 
 pub mod command;
 pub mod mqtt;
+#[cfg(feature = "webhooks")]
+pub mod push;
 pub mod router;
 
 #[cfg(feature = "server")]
@@ -29,3 +33,5 @@ pub mod http;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod transport;
+#[cfg(feature = "server")]
+pub mod twin;

@@ -8,8 +8,8 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`mail`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`event`], [`payload`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
+//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
 //! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`] |
 //!
 //! ```
@@ -40,9 +40,11 @@ pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod secret;
 pub mod service;
 pub mod session;
 pub mod store;
 pub mod time;
 pub mod topic;
+pub mod twin;

@@ -9,8 +9,10 @@ mod demo;
 mod failure;
 mod http;
 mod logic;
+mod mail;
 mod observability;
 mod options;
+mod sockets;
 mod supervisor;
 mod tls;
 

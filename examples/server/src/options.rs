@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
+use iot_core::secret::Secret;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::failure::Failure;
@@ -75,6 +76,22 @@ pub(crate) struct Settings {
     #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 
+    /// Where devices reach this server over HTTP, such as https://cloud.example [default: its own listener]
+    #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
+    public_url: Option<String>,
+
+    /// Let webhooks reach addresses of this machine, by http as well; for development
+    #[arg(long, env = "IOT_WEBHOOKS_TO_LOOPBACK", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    webhooks_to_loopback: Option<bool>,
+
+    /// Where mail goes: smtps://USER:PASSWORD@HOST, smtp://… for STARTTLS [default: files in the data folder]
+    #[arg(long, value_name = "URL", env = "IOT_SMTP", hide_env_values = true)]
+    smtp: Option<MailServer>,
+
+    /// The sender of mail, with --smtp
+    #[arg(long, value_name = "ADDRESS", env = "IOT_MAIL_FROM")]
+    mail_from: Option<String>,
+
     /// A name or address in the server's certificate, besides the local ones; repeatable, or with commas
     #[arg(long, value_name = "NAME", env = "IOT_NAME", value_delimiter = ',')]
     name: Option<Vec<String>>,
@@ -97,6 +114,31 @@ pub(crate) struct Options {
     pub(crate) demo: u32,
     pub(crate) allow_anonymous: bool,
     pub(crate) names: Vec<String>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) webhooks_to_loopback: bool,
+    pub(crate) smtp: Option<MailServer>,
+    pub(crate) mail_from: Option<String>,
+}
+
+/// The address of a mail server, which may hold a password.
+#[derive(Debug, Clone)]
+pub(crate) struct MailServer(
+    #[cfg_attr(not(feature = "smtp"), expect(dead_code, reason = "read where mail servers are built in"))]
+    pub(crate)  Secret,
+);
+
+impl FromStr for MailServer {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(Secret::new(text)))
+    }
+}
+
+impl<'de> Deserialize<'de> for MailServer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
+    }
 }
 
 /// Where a listener listens.
@@ -165,6 +207,10 @@ impl Settings {
             demo: self.demo.or(file.demo).unwrap_or(0),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
             names: self.name.or(file.name).unwrap_or_default(),
+            webhooks_to_loopback: self.webhooks_to_loopback.or(file.webhooks_to_loopback).unwrap_or(false),
+            public_url: self.public_url.or(file.public_url),
+            smtp: self.smtp.or(file.smtp),
+            mail_from: self.mail_from.or(file.mail_from),
         };
         options.check()?;
         Ok(options)

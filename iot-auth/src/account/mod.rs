@@ -97,8 +97,8 @@ impl Default for AccountOptions {
 
 /// What [`Auth`] keeps in memory for accounts.
 pub(crate) struct Accounts {
-    pub(crate) options: AccountOptions,
-    pub(crate) resets: Arc<Semaphore>,
+    options: AccountOptions,
+    resets: Arc<Semaphore>,
     mailer: Option<Arc<dyn Mailer>>,
     hashes: HashPool,
     // Small sections, never across an await.

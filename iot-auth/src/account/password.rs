@@ -242,4 +242,15 @@ mod tests {
         assert_eq!((work.refused, work.hashes), (refused, FLOOD as u64 - refused));
         assert!(work.at_once_max <= 2, "{work:?}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_refused() {
+        let pool = HashPool::new(1);
+        let held = pool.permits.clone().acquire_owned().await.unwrap();
+        let since = tokio::time::Instant::now();
+        assert!(matches!(pool.compare(&password("whatever"), None).await, Err(AuthError::Busy)));
+        assert_eq!((since.elapsed().as_secs(), pool.work().hashes), (HASH_WAIT_MAX.as_secs(), 0));
+        drop(held);
+        assert_eq!(pool.compare(&password("whatever"), None).await.unwrap(), Compared::Wrong);
+    }
 }

@@ -255,6 +255,17 @@ impl Correlator {
         self.open.get(&name).map(|entry| &entry.receipt).or_else(|| self.finals.get(&name))
     }
 
+    /// The newest commands to a device, the newest first, at most `limit`: those under way, and the final ones that are kept.
+    pub fn recent(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<&Receipt> {
+        let open = self.open.values().map(|entry| &entry.receipt);
+        let own = |receipt: &&Receipt| receipt.device == *device && receipt.tenant == *tenant;
+        let mut found: Vec<&Receipt> = open.chain(self.finals.values()).filter(own).collect();
+        let begun = |receipt: &Receipt| receipt.history.first().map(|(_, at)| *at);
+        found.sort_by(|one, other| (begun(other), &other.id).cmp(&(begun(one), &one.id)));
+        found.truncate(limit);
+        found
+    }
+
     /// How many commands are under way.
     pub fn open_len(&self) -> usize {
         self.open.len()
@@ -531,6 +542,25 @@ mod tests {
         correlator.connected(now(2), &tenant(), &lamp(), OwnershipEpoch(1));
         assert_eq!(state(&correlator, "a"), CommandState::Expired);
         assert_eq!(sends(&mut correlator), []);
+    }
+
+    #[test]
+    fn the_newest_commands_of_a_device_are_found() {
+        let mut correlator = Correlator::new(CommandLimits::default());
+        for (at, name) in [(0, "c1"), (1, "c2"), (2, "c3")] {
+            let _taken = correlator.submit(now(at), request(name, Offline::Fail), OwnershipEpoch(0), true);
+        }
+        let other = CommandRequest { device: DeviceId::parse("fan").unwrap(), ..request("c4", Offline::Fail) };
+        let _taken = correlator.submit(now(3), other, OwnershipEpoch(0), true);
+        let reply = ReplyBody { id: id("c2"), status: ReplyStatus::Applied, result: None, error: None };
+        assert!(correlator.replied(now(4), &tenant(), &lamp(), reply));
+        let recent = |limit| -> Vec<_> {
+            let found = correlator.recent(&tenant(), &lamp(), limit);
+            found.into_iter().map(|receipt| (receipt.id.to_string(), receipt.state)).collect()
+        };
+        let all = [("c3", CommandState::Accepted), ("c2", CommandState::Applied), ("c1", CommandState::Accepted)];
+        assert_eq!(recent(9), all.map(|(id, state)| (id.to_owned(), state)));
+        assert_eq!(recent(2).len(), 2);
     }
 
     #[test]

@@ -1,15 +1,23 @@
-//! Routes for applications: devices and their connections, commands, telemetry, alarms.
+//! Routes for applications: devices and their connections, commands, telemetry, alarms, twins.
 
 mod commands;
 mod devices;
 mod live;
 mod telemetry;
+mod twin;
+#[cfg(feature = "webhooks")]
+mod webhooks;
+
+#[cfg(feature = "webhooks")]
+pub use webhooks::webhook_routes;
 
 use iot_core::{access::Permission, problem::Problem};
 use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};
 use serde_json::json;
 
 use crate::node::Node;
+
+pub use self::twin::{EXPIRES_S_MAX, twin_routes};
 
 /// The routes of a node. Every one demands a principal in the request's extensions and refuses without one.
 pub fn routes(node: &Node, context: GuardContext) -> Routes<Node> {

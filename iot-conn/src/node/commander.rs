@@ -175,6 +175,15 @@ impl Commander {
         Ok(stored.map(|stored| stored.document.receipt))
     }
 
+    /// The newest commands to a device that are still known, the newest first, at most `limit`. For a page that is looked at
+    /// now and then: it looks through all that are known.
+    pub fn recent(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Receipt> {
+        let correlator = self.correlator();
+        let unsettled = self.unsettled();
+        let told = |receipt: &Receipt| unsettled.get(&(tenant.clone(), receipt.id.clone())).unwrap_or(receipt).clone();
+        correlator.recent(tenant, device, limit).into_iter().map(told).collect()
+    }
+
     fn receipt_now(&self, tenant: &TenantId, id: &CommandId) -> Option<Receipt> {
         let correlator = self.correlator();
         let unsettled = self.unsettled().get(&(tenant.clone(), id.clone())).cloned();

@@ -1,7 +1,7 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,6 +16,9 @@ use iot_core::{
 
 /// The most records of a kind that are kept in memory; beyond it all are forgotten and read again.
 pub(crate) const CACHED_MAX: usize = 200_000;
+
+/// How many comings and goings of devices are remembered, of all devices together; the oldest are forgotten.
+pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 
 /// Whether a device is connected to this node, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Presence {
 pub(crate) struct Directory {
     // Small sections, never across an await.
     presence: RwLock<HashMap<(TenantId, DeviceId), Presence>>,
+    // As the one before; newest last.
+    connections: Mutex<VecDeque<(TenantId, DeviceId, Presence)>>,
     devices: Cache<Device>,
     products: Cache<Product>,
     alarms: Cache<Alarm>,
@@ -54,8 +59,21 @@ impl<T> Default for Cache<T> {
 
 impl Directory {
     pub(crate) fn set(&self, tenant: &TenantId, device: &DeviceId, presence: Presence) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if connections.len() == CONNECTIONS_MAX {
+            connections.pop_front();
+        }
+        connections.push_back((tenant.clone(), device.clone(), presence.clone()));
+        drop(connections);
         let mut all = self.presence.write().unwrap_or_else(PoisonError::into_inner);
         all.insert((tenant.clone(), device.clone()), presence);
+    }
+
+    /// How a device came and went, newest first, as far as it is remembered.
+    pub(crate) fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = connections.iter().rev().filter(|(owner, named, _)| owner == tenant && named == device);
+        own.take(limit).map(|(.., presence)| presence.clone()).collect()
     }
 
     pub(crate) fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {

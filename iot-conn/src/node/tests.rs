@@ -8,6 +8,8 @@ mod delivery;
 mod live;
 mod mailbox;
 #[cfg(feature = "device")]
+mod notify;
+#[cfg(feature = "device")]
 mod people;
 #[cfg(feature = "device")]
 mod permissions;
@@ -17,6 +19,8 @@ mod pressure;
 mod services;
 #[cfg(feature = "device")]
 mod sessions;
+#[cfg(feature = "device")]
+mod twins;
 
 use iot_core::{
     event::{Event, Report, Value},

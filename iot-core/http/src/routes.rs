@@ -199,6 +199,12 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.route((Method::PUT, MethodFilter::PUT), path, guard, doc, handler)
     }
 
+    /// Registers a `PATCH`.
+    #[must_use]
+    pub fn patch<T: 'static>(self, path: &'static str, guard: Guard, doc: Doc, handler: impl Handler<T, S>) -> Self {
+        self.route((Method::PATCH, MethodFilter::PATCH), path, guard, doc, handler)
+    }
+
     /// Registers a `DELETE`.
     #[must_use]
     pub fn delete<T: 'static>(self, path: &'static str, guard: Guard, doc: Doc, handler: impl Handler<T, S>) -> Self {

@@ -31,6 +31,7 @@ fn routes(site: &Site) -> Routes {
         .get("/v1/open", Guard::Public { why: "it says nothing" }, doc(), async || "ok")
         .get("/v1/whole", Guard::Tenant(PERMISSION), doc(), async |who: Identity| who.principal.to_string())
         .delete("/v1/whole", Guard::Tenant(PERMISSION), doc(), async || "ok")
+        .patch("/v1/whole", Guard::Tenant(PERMISSION), doc(), async || "ok")
         .post("/v1/devices/{device}/x", Guard::Device(PERMISSION), doc(), async |Target(device): Target<Device>| {
             device.document.p_code.to_string()
         })
@@ -61,7 +62,7 @@ async fn every_guarded_route_refuses() {
     let site = furnished().await;
     let routes = routes(&site);
     let list = routes.list().to_vec();
-    assert_eq!(list.len(), 5);
+    assert_eq!(list.len(), 6);
     let router = serve(routes);
     let mut refused = 0;
     for route in list.iter().filter(|route| !matches!(route.guard, Guard::Public { .. })) {
@@ -149,7 +150,7 @@ async fn unknown_paths_and_methods_are_problems() {
     let (status, problem) = ask(&router, "PUT /v1/whole", "admin").await;
     assert_eq!((status, &problem["code"]), (StatusCode::METHOD_NOT_ALLOWED, &json!("method_not_allowed")));
     let response = send(&router, request("PUT /v1/whole", "admin").body(Body::empty()).unwrap()).await;
-    assert_eq!(response.headers()[ALLOW], "GET,HEAD,DELETE");
+    assert_eq!(response.headers()[ALLOW], "GET,HEAD,DELETE,PATCH");
     let response = send(&router, request("GET /v1/whole", "").body(Body::empty()).unwrap()).await;
     assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
     assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");

@@ -76,7 +76,7 @@ pub(super) struct StepShown {
 impl ReceiptShown {
     pub(super) async fn find(console: &Console, device: &Device, id: &CommandId) -> Result<Option<Self>, StoreError> {
         let known = console.node.commander().receipt(&device.tenant, id).await?;
-        let own = known.filter(|receipt| receipt.device == device.id);
+        let own = known.filter(|receipt| receipt.device == device.id && receipt.epoch == device.epoch);
         Ok(own.map(|receipt| Self::of(receipt, console)))
     }
 

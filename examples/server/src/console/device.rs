@@ -8,7 +8,7 @@ use iot_core::{
     access::{Permission, Resource, check},
     device::{Device, DeviceKey, KeyState, Stage},
     id::{CommandId, Metric},
-    store::{Aggregate, Audit, Bucket, Document, LatestValue, Series, StoreError},
+    store::{Aggregate, Bucket, LatestValue, Series, StoreError},
     time::Timestamp,
 };
 use iot_http::{Identity, Query, Target};
@@ -16,15 +16,12 @@ use serde::Deserialize;
 
 use super::{
     Console,
-    audit::{self, Entry},
     command::{Asked, ReceiptShown},
     devices::Row,
     page::{Answer, Shell, Wrong, page, page_as},
     show::{self, Moment},
+    timeline::{self, Happening},
 };
-
-/// How many audit entries are shown.
-const TIMELINE: u32 = 30;
 
 /// Spans of the chart: the word in the address, seconds, seconds of a bucket.
 const SPANS: [(&str, u64, u64); 5] =
@@ -54,7 +51,7 @@ pub(super) struct DevicePage {
     asked: Asked,
     wrong: Wrong,
     receipt: Option<ReceiptShown>,
-    entries: Vec<Entry>,
+    happenings: Vec<Happening>,
 }
 
 struct KeyShown {
@@ -142,7 +139,7 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         true => chart(console, series, &latest, &view).await?,
         false => None,
     };
-    let entries = if shell.may.audit { timeline(console, &device).await? } else { Vec::new() };
+    let happenings = timeline::of(console, &device, shell.may.audit).await?;
     Ok(DevicePage {
         shell,
         epoch: device.epoch.0,
@@ -155,7 +152,7 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         asked: Asked::default(),
         wrong: Wrong::default(),
         receipt: None,
-        entries,
+        happenings,
         device: Row::of(console, device),
     })
 }
@@ -202,18 +199,4 @@ async fn chart(
         points: show::points(&rows.iter().map(|row| row.mean).collect::<Vec<_>>(), rows.len()),
         rows,
     }))
-}
-
-/// What was done to the device, and what it did, as far as the audit log tells.
-async fn timeline(console: &Console, device: &Device) -> Result<Vec<Entry>, StoreError> {
-    let subject = device.key().to_string();
-    let actor = format!("{}/device/{}", device.tenant, device.id);
-    let about = |entry: &Audit| {
-        let path = entry.subject.split(' ').nth(1).unwrap_or_default();
-        entry.subject == subject || entry.actor == actor || path.split('/').any(|part| part == device.id.as_str())
-    };
-    let (mut found, _) = audit::look(console, &device.tenant, None, TIMELINE, about).await?;
-    found.truncate(TIMELINE as usize);
-    let now = console.now();
-    Ok(found.into_iter().map(|entry| Entry::of(entry, now)).collect())
 }

@@ -7,17 +7,18 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE, LOCATION},
+        header::{ACCEPT, CONTENT_TYPE, LOCATION, SET_COOKIE},
     },
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use iot_http::Identity;
+use iot_http::{Identity, ProblemResponse};
 use serde::Deserialize;
 
 use super::{
     Console,
     page::{Shell, encoded, page_as, see},
+    session::{self, CookieChange},
 };
 
 /// Nothing from elsewhere, nothing inline, no frames.
@@ -48,13 +49,20 @@ pub(crate) fn inside(router: Router) -> Router {
 }
 
 /// Outside of authentication, so that its refusals are pages too.
-pub(crate) fn outside(router: Router, console: Console) -> Router {
-    router.layer(from_fn_with_state(console, dress))
+pub(crate) fn outside(router: Router, console: Console, encrypted: bool) -> Router {
+    router.layer(from_fn_with_state((console, encrypted), dress))
 }
 
-async fn dress(State(console): State<Console>, request: Request, next: Next) -> Response {
+async fn dress(State((console, encrypted)): State<(Console, bool)>, mut request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
-    let mut response = next.run(request).await;
+    let renewed = match asked.keeps_session {
+        true => session::renew(&console, session::connection(&request, encrypted), &mut request).await,
+        false => Ok(CookieChange::default()),
+    };
+    let mut response = match renewed {
+        Ok(change) => change.onto(next.run(request).await),
+        Err(error) => ProblemResponse::from(error).into_response(),
+    };
     if asked.reads_pages && is_problem(&response) {
         response = shown(&console, asked, response).await;
     }
@@ -67,6 +75,8 @@ async fn dress(State(console): State<Console>, request: Request, next: Next) -> 
 /// What was asked, as far as a page about its failure needs to know.
 struct Asked {
     reads_pages: bool,
+    /// It is part of what a person does at the console.
+    keeps_session: bool,
     /// By script, in a page that stands already.
     in_place: bool,
     /// Where to come back to after signing in.
@@ -82,7 +92,8 @@ impl Asked {
             _ => "/".to_owned(),
         };
         let reads_pages = !path.starts_with("/v1/") && (in_place || accepts_pages(request.headers()));
-        Self { reads_pages, in_place, back }
+        let keeps_session = !path.starts_with("/console/assets/") && (reads_pages || path == "/console/live");
+        Self { reads_pages, keeps_session, in_place, back }
     }
 
     fn sign_in(&self) -> Response {
@@ -124,11 +135,19 @@ struct ErrorPage {
     detail: String,
 }
 
-async fn shown(console: &Console, asked: Asked, response: Response) -> Response {
+async fn shown(console: &Console, asked: Asked, mut response: Response) -> Response {
     let status = response.status();
-    if status == StatusCode::UNAUTHORIZED {
-        return asked.sign_in();
-    }
+    let cookies: Vec<HeaderValue> = response.headers_mut().get_all(SET_COOKIE).iter().cloned().collect();
+    let mut page = match status {
+        StatusCode::UNAUTHORIZED => asked.sign_in(),
+        _ => explained(console, response).await,
+    };
+    page.headers_mut().extend(cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)));
+    page
+}
+
+async fn explained(console: &Console, response: Response) -> Response {
+    let status = response.status();
     let (parts, body) = response.into_parts();
     let Ok(body) = to_bytes(body, PROBLEM_BYTES_MAX).await else { return status.into_response() };
     let Ok(Problem { code, detail }) = serde_json::from_slice(&body) else {

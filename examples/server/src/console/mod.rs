@@ -7,10 +7,12 @@
 //! |---|---|
 //! | [`page`] | the frame of a page, answers of forms |
 //! | [`dress`] | headers, problems as pages |
+//! | [`sign_in`], [`session`], [`account`] | who is there |
 //! | [`assets`] | scripts and styles |
 //! | [`pulse`], [`live`] | the last minutes, and their stream |
-//! | [`overview`], [`devices`], [`device`], [`command`], [`products`], [`audit`] | the pages |
+//! | [`overview`], [`devices`], [`device`], [`timeline`], [`command`], [`products`], [`audit`] | the pages |
 
+mod account;
 mod assets;
 mod audit;
 mod command;
@@ -22,8 +24,10 @@ mod overview;
 mod page;
 mod products;
 mod pulse;
+mod session;
 mod show;
 mod sign_in;
+mod timeline;
 
 use std::sync::Arc;
 
@@ -36,6 +40,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub(crate) use dress::{inside, outside};
 use pulse::Pulse;
+use session::Renewals;
 
 /// The most streams of live figures; a further page is without.
 const STREAMS_MAX: usize = 64;
@@ -47,13 +52,21 @@ pub(crate) struct Console {
     node: Node,
     pulse: Pulse,
     streams: Arc<Semaphore>,
+    renewals: Renewals,
     /// Ends the streams, which would hold up the end of the server.
     stopped: watch::Receiver<bool>,
 }
 
 impl Console {
     pub(crate) fn new(auth: Arc<Auth>, node: Node, stopped: watch::Receiver<bool>) -> Self {
-        Self { auth, node, pulse: Pulse::new(), streams: Arc::new(Semaphore::new(STREAMS_MAX)), stopped }
+        Self {
+            auth,
+            node,
+            pulse: Pulse::new(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            renewals: Renewals::default(),
+            stopped,
+        }
     }
 
     /// Takes a sample each second for as long as it is polled.
@@ -73,7 +86,7 @@ impl Console {
 /// All routes of the console.
 pub(crate) fn routes(console: Console, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, console);
-    let routes = public(routes);
+    let routes = account_pages(public(routes));
     let routes = device_pages(routes);
     product_pages(routes).erased()
 }
@@ -84,12 +97,29 @@ fn public(routes: Routes<Console>) -> Routes<Console> {
     routes
         .get("/console/assets/{hash}/{name}", files, Doc::new("A file of the console"), assets::serve)
         .get("/sign-in", sign_in, Doc::new("Sign in"), sign_in::show)
+        .post("/sign-in", sign_in, form("Sign in"), sign_in::sign_in)
         .get("/setup", sign_in, Doc::new("The first administrator"), sign_in::setup)
+        .post("/setup", sign_in, form("Make the first administrator"), sign_in::set_up)
+        .post("/sign-out", Guard::Account, form("Sign out"), sign_in::sign_out)
+}
+
+/// A form: its browser sends no key, and its redirect keeps a reload from sending it twice.
+fn form(summary: &'static str) -> Doc {
+    Doc::new(summary).idempotency(Idempotency::Natural)
+}
+
+fn account_pages(routes: Routes<Console>) -> Routes<Console> {
+    let own = Guard::Account;
+    routes
+        .get("/account", own, Doc::new("Your account"), account::show)
+        .post("/account", own, form("Be called otherwise"), account::rename)
+        .post("/account/password", own, form("Change the password"), account::change_password)
+        .post("/account/logins/{login}/end", own, form("End a sign-in"), account::end_login)
+        .post("/account/sign-out-everywhere", own, form("Sign out everywhere"), account::end_all)
 }
 
 fn device_pages(routes: Routes<Console>) -> Routes<Console> {
     let read = Guard::Tenant(Permission::ReadDevice);
-    let form = |summary| Doc::new(summary).idempotency(Idempotency::Natural);
     routes
         .get("/", read, Doc::new("Overview"), overview::show)
         .get("/console/live", read, Doc::new("Live figures"), live::stream)
@@ -102,7 +132,6 @@ fn device_pages(routes: Routes<Console>) -> Routes<Console> {
 fn product_pages(routes: Routes<Console>) -> Routes<Console> {
     let read = Guard::Tenant(Permission::ReadDevice);
     let manage = Guard::Tenant(Permission::ManageDevices);
-    let form = |summary| Doc::new(summary).idempotency(Idempotency::Natural);
     // A form needs up to three characters for each that it sends.
     let import = form("Import units").body_limit(3 * CSV_BYTES_MAX);
     routes

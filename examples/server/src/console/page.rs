@@ -5,14 +5,16 @@ use axum::{
     http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Redirect, Response},
 };
-use iot_auth::token::ApiToken;
+use iot_auth::{account::Account, token::ApiToken};
 use iot_core::{
     access::{Permission, Principal, Resource, Subject, check},
     problem::Problem,
+    secret::Secret,
     store::{MetaStoreExt, StoreError},
     time::Timestamp,
 };
 use iot_http::{Identity, ProblemResponse};
+use serde::{Deserialize, Deserializer};
 
 use super::Console;
 
@@ -27,6 +29,8 @@ pub(super) struct Shell {
     pub(super) section: &'static str,
     /// Who is signed in, for people; empty if nobody is.
     pub(super) who: String,
+    /// Whether it is a person, who has an account page.
+    pub(super) is_person: bool,
     pub(super) may: May,
     /// What was done just now.
     pub(super) notice: &'static str,
@@ -65,7 +69,8 @@ impl Shell {
     ) -> Result<Self, StoreError> {
         let who = name_of(console, &identity.principal).await?;
         let may = May::of(identity, console.now());
-        Ok(Self { title: title.into(), section, who, may, notice: "" })
+        let is_person = matches!(identity.principal.subject, Subject::Account { .. });
+        Ok(Self { title: title.into(), section, who, is_person, may, notice: "" })
     }
 
     /// The frame for a stranger.
@@ -82,6 +87,9 @@ impl Shell {
             Some("moved") => "The device was moved.",
             Some("retired") => "The device is out of service.",
             Some("keys") => "The keys are revoked.",
+            Some("name") => "Your name is saved.",
+            Some("password") => "Your password is changed, and all other sign-ins are over.",
+            Some("login") => "That sign-in is over.",
             _ => "",
         };
         Self { notice, ..self }
@@ -94,6 +102,10 @@ async fn name_of(console: &Console, principal: &Principal) -> Result<String, Sto
             Some(stored) => stored.document.name,
             None => token.to_string(),
         },
+        Subject::Account { account, .. } => {
+            let known = console.meta().find::<Account>(&Account::key_of(&principal.tenant, account)).await?;
+            known.map_or_else(|| account.to_string(), |stored| stored.document.name)
+        }
         _ => principal.to_string(),
     })
 }
@@ -151,6 +163,11 @@ impl Wrong {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// A field of a form that must not be shown or logged.
+pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    String::deserialize(deserializer).map(Secret::new)
 }
 
 /// Text as one component of a query.

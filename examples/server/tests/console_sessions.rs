@@ -1,0 +1,160 @@
+//! Signing in to the console, as a browser does it: forms, cookies, and where a request comes from.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use support::{Server, text};
+use ureq::{Body, http::Response};
+
+/// A browser: it keeps cookies, and says of which site its requests are.
+struct Browser<'a> {
+    server: &'a Server,
+    cookies: RefCell<BTreeMap<String, String>>,
+    site: &'static str,
+}
+
+impl<'a> Browser<'a> {
+    fn of(server: &'a Server) -> Self {
+        Self { server, cookies: RefCell::default(), site: "same-origin" }
+    }
+
+    fn header(&self) -> String {
+        let cookies = self.cookies.borrow();
+        cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
+    fn keep(&self, answer: Response<Body>) -> Response<Body> {
+        for set in answer.headers().get_all("set-cookie") {
+            let set = set.to_str().unwrap();
+            assert!(set.contains("; HttpOnly") && set.contains("; SameSite=Lax"), "{set}");
+            let (name, value) = set.split(';').next().unwrap().split_once('=').unwrap();
+            match set.contains("Max-Age=0;") {
+                true => drop(self.cookies.borrow_mut().remove(name)),
+                false => drop(self.cookies.borrow_mut().insert(name.to_owned(), value.to_owned())),
+            }
+        }
+        answer
+    }
+
+    fn get(&self, path: &str) -> Response<Body> {
+        let request = support::agent().get(self.server.url(path)).header("Accept", "text/html");
+        self.keep(request.header("Cookie", self.header()).header("Sec-Fetch-Site", self.site).call().unwrap())
+    }
+
+    fn post(&self, path: &str, form: &[(&str, &str)]) -> (u16, String) {
+        let request = support::agent().post(self.server.url(path)).header("Accept", "text/html");
+        let request = request.header("Cookie", self.header()).header("Sec-Fetch-Site", self.site);
+        let answer = self.keep(request.send_form(form.iter().copied()).unwrap());
+        let location = answer.headers().get("location").map(|to| to.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), location.unwrap_or_else(|| text(answer)))
+    }
+
+    fn set_up(&self) {
+        let once = self.server.password().unwrap();
+        let done = self.post("/setup", &[("once", once), ("name", "Ann"), ("email", EMAIL), ("password", PASSWORD)]);
+        assert_eq!(done, (303, "/".to_owned()));
+    }
+
+    fn is_in(&self) -> bool {
+        self.get("/").status() == 200
+    }
+}
+
+const EMAIL: &str = "ann@example.org";
+const PASSWORD: &str = "correct horse";
+
+#[test]
+fn from_the_printed_password_to_an_account_and_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let browser = Browser::of(&server);
+    let once = server.password().unwrap();
+    let (status, page) =
+        browser.post("/setup", &[("once", once), ("name", ""), ("email", "ann"), ("password", "short")]);
+    assert_eq!(status, 422);
+    for field in ["name", "email", "password"] {
+        assert!(page.contains(&format!("id=\"{field}-wrong\"")), "{field}: {page}");
+    }
+    assert!(!page.contains("short") && !page.contains(once), "no password is sent back");
+    let form = [("once", "wrong"), ("name", "Ann"), ("email", EMAIL), ("password", PASSWORD)];
+    let (status, page) = browser.post("/setup", &form);
+    assert!(status == 422 && page.contains("id=\"once-wrong\""), "{page}");
+    browser.set_up();
+    assert!(browser.is_in());
+    let account = text(browser.get("/account"));
+    assert!(account.contains(EMAIL) && account.contains("this one") && account.contains("admin"), "{account}");
+    assert_eq!(browser.post("/account", &[("name", "Ann <b>B</b>")]), (303, "/account?done=name".to_owned()));
+    assert!(text(browser.get("/account")).contains("Ann &#60;b&#62;B"), "a name is text");
+
+    assert_eq!(browser.post("/sign-out", &[]), (303, "/sign-in".to_owned()));
+    assert!(browser.cookies.borrow().is_empty() && !browser.is_in());
+    let (status, page) = browser.post("/sign-in", &[("email", EMAIL), ("password", "wrong horse"), ("next", "/audit")]);
+    assert!(status == 422 && page.contains("id=\"password-wrong\"") && page.contains("value=\"/audit\""), "{page}");
+    let sign_in = |next| browser.post("/sign-in", &[("email", EMAIL), ("password", PASSWORD), ("next", next)]);
+    assert_eq!(sign_in("https://evil.example/"), (303, "/".to_owned()));
+    assert_eq!(sign_in("/audit"), (303, "/audit".to_owned()));
+}
+
+#[test]
+fn what_another_site_makes_a_browser_send_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let own = Browser::of(&server);
+    own.set_up();
+    let foreign = Browser { server: &server, cookies: own.cookies.clone(), site: "cross-site" };
+    let form = [("id", "lamp"), ("name", "Lamp")];
+    let (status, page) = foreign.post("/products", &form);
+    assert!(status == 403 && page.contains("cross_site"), "{page}");
+    // Nor is somebody signed in, out or renewed by it.
+    assert_eq!(foreign.post("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).0, 403);
+    assert_eq!(foreign.post("/sign-out", &[]).0, 403);
+    foreign.cookies.borrow_mut().remove("session");
+    assert_eq!(foreign.post("/products", &form).1, "/sign-in");
+    assert!(own.is_in() && !text(own.get("/products")).contains("/products/lamp\""));
+    assert_eq!(own.post("/products", &form).0, 303);
+}
+
+#[test]
+fn a_session_goes_on_while_it_is_used_and_ends_everywhere_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let browser = Browser::of(&server);
+    browser.set_up();
+    let before = browser.cookies.borrow().clone();
+    browser.cookies.borrow_mut().remove("session");
+    let form = [("id", "lamp"), ("name", "Lamp")];
+    assert_eq!(browser.post("/products", &form).0, 303, "a form that was filled in for long is not lost");
+    let after = browser.cookies.borrow().clone();
+    assert!(after.contains_key("session") && after["refresh"] != before["refresh"]);
+    // Another tab shows the old one at the same time.
+    let tab = Browser::of(&server);
+    tab.cookies.borrow_mut().insert("refresh".to_owned(), before["refresh"].clone());
+    assert!(tab.is_in());
+    assert_eq!(tab.cookies.borrow()["refresh"], after["refresh"]);
+
+    let other = Browser::of(&server);
+    assert_eq!(other.post("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).0, 303);
+    assert_eq!(browser.post("/account/sign-out-everywhere", &[]), (303, "/sign-in".to_owned()));
+    assert!(!other.is_in() && !tab.is_in());
+    other.cookies.borrow_mut().remove("session");
+    assert!(!other.is_in(), "its refresh token is dead too");
+    assert!(other.cookies.borrow().is_empty());
+}
+
+#[test]
+fn another_password_ends_the_other_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let (browser, other) = (Browser::of(&server), Browser::of(&server));
+    browser.set_up();
+    assert_eq!(other.post("/sign-in", &[("email", EMAIL), ("password", PASSWORD)]).0, 303);
+    let change = |present, password| browser.post("/account/password", &[("present", present), ("password", password)]);
+    let (status, page) = change("wrong horse", "better horse");
+    assert!(status == 422 && page.contains("id=\"present-wrong\""), "{page}");
+    let (status, page) = change(PASSWORD, "short");
+    assert!(status == 422 && page.contains("id=\"password-wrong\""), "{page}");
+    assert_eq!(change(PASSWORD, "better horse"), (303, "/account?done=password".to_owned()));
+    assert!(browser.is_in() && !other.is_in());
+}

@@ -1,0 +1,168 @@
+//! [`Ota`]: releases, rollouts and their delivery, as a node and an HTTP face hold them.
+
+mod devices;
+mod known;
+mod link;
+mod present;
+mod records;
+mod releases;
+mod rollouts;
+mod tick;
+mod upload;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use iot_core::{
+    access::Principal,
+    clock::Clock,
+    id::TenantId,
+    keys::{KeyError, KeyRing},
+    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError},
+    time::Timestamp,
+};
+use object_store::ObjectStore;
+
+use self::present::Present;
+pub use self::{
+    link::{DownloadLink, LINK_VALIDITY, Opened},
+    records::{ProductTrust, ReleaseRecord, ReleaseState, Runs},
+    releases::{Created, RELEASES_MAX, TrustPut, Withdrawn},
+    rollouts::{ROLLOUTS_MAX, RolloutCreated, RolloutOrdered},
+    tick::{OFFERS_MAX, TICK, WALK_PAGES_MAX},
+    upload::{UploadError, Uploaded, WrongImage},
+};
+
+/// How often a change is decided again because something that it was decided by has changed meanwhile.
+pub const ATTEMPTS_MAX: u32 = 16;
+
+/// The operation could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OtaError {
+    /// Try again later.
+    #[error("the store of records failed")]
+    Store(#[from] StoreError),
+    /// Try again later, or repair the ring.
+    #[error("the key ring failed")]
+    Keys(#[from] KeyError),
+    /// Try again later.
+    #[error("the store of images failed")]
+    Blobs(#[from] object_store::Error),
+    /// What was stored does not read back: an operator must look.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// The system has no randomness.
+    #[error("no randomness")]
+    Random,
+    /// Others changed the same records again and again. Nothing was written; try again.
+    #[error("the records changed {ATTEMPTS_MAX} times while the change was decided")]
+    Contended,
+}
+
+/// Keeps releases and carries rollouts out. One for a node; several may work over the same records.
+pub struct Ota {
+    pub(crate) meta: Arc<dyn MetaStore>,
+    pub(crate) blobs: Arc<dyn ObjectStore>,
+    pub(crate) keys: Arc<dyn KeyRing>,
+    pub(crate) clock: Arc<dyn Clock>,
+    address: String,
+    /// Changes of one node to a rollout's counts do not race each other; between nodes the versions of records decide.
+    counting: tokio::sync::Mutex<()>,
+    // Small sections, never across an await.
+    present: Mutex<Present>,
+    wake: tokio::sync::Notify,
+}
+
+impl Ota {
+    /// Over a deployment's records and images. `address` is where devices reach the routes of [`crate::http`]: scheme, host and
+    /// port, such as `https://cloud.example:8443`.
+    pub fn new(
+        meta: Arc<dyn MetaStore>,
+        blobs: Arc<dyn ObjectStore>,
+        keys: Arc<dyn KeyRing>,
+        clock: Arc<dyn Clock>,
+        address: &str,
+    ) -> Self {
+        let address = address.trim_end_matches('/').to_owned();
+        let (counting, present, wake) = (tokio::sync::Mutex::default(), Mutex::default(), tokio::sync::Notify::new());
+        Self { meta, blobs, keys, clock, address, counting, present, wake }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.timestamp()
+    }
+
+    /// An entry that goes into the batch of a change.
+    fn done(&self, by: &Principal, action: &str, subject: &Key) -> Audit {
+        self.entry(&by.tenant, by, action, subject)
+    }
+
+    fn entry(&self, tenant: &TenantId, actor: impl fmt::Display, action: &str, subject: impl fmt::Display) -> Audit {
+        Audit {
+            at: self.now(),
+            tenant: tenant.clone(),
+            actor: actor.to_string(),
+            action: action.to_owned(),
+            subject: subject.to_string(),
+            refused: None,
+        }
+    }
+
+    /// Records that a principal was refused.
+    async fn refused(&self, entry: Audit, why: &str) -> Result<(), OtaError> {
+        let entry = Audit { refused: Some(why.to_owned()), ..entry };
+        tracing::info!(actor = entry.actor, action = entry.action, subject = entry.subject, why, "refused");
+        // Without checks and writes nothing can conflict.
+        self.meta.commit_or_conflict(Batch::default().audited(entry)).await?;
+        Ok(())
+    }
+
+    /// Decides and commits until nothing that was decided by has changed in between.
+    async fn settle<T, F>(&self, mut decide: impl FnMut() -> F) -> Result<T, OtaError>
+    where
+        F: Future<Output = Result<Step<T>, OtaError>>,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            match decide().await? {
+                Step::Answer(answer) => return Ok(answer),
+                Step::Commit(batch, answer) => {
+                    if self.meta.commit_or_conflict(batch).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+        Err(OtaError::Contended)
+    }
+
+    /// A new id: its first characters grow with time, so that lists are in the order of creation.
+    fn new_id(&self) -> Result<String, OtaError> {
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| OtaError::Random)?;
+        let time = self.now().as_millis().to_be_bytes();
+        let text = data_encoding::BASE32HEX_NOPAD.encode(&[&time[2..], &random].concat());
+        Ok(text.to_ascii_lowercase())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a decision comes to.
+#[must_use]
+enum Step<T> {
+    /// This, with nothing to write.
+    Answer(T),
+    /// This, once the batch is committed.
+    Commit(Batch, T),
+}
+
+impl fmt::Debug for Ota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ota").field("blobs", &self.blobs).finish_non_exhaustive()
+    }
+}
