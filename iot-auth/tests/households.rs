@@ -51,7 +51,7 @@ impl Face {
                 };
                 match &who.subject {
                     Subject::Account { account, .. } => {
-                        grants.tuples = home_tuples(&*meta, &who.tenant, account).await?
+                        grants.tuples = home_tuples(&*meta, &who.tenant, account).await?;
                     }
                     _ => {
                         let object = Object::Tenant(who.tenant.clone());
