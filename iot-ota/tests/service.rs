@@ -135,6 +135,7 @@ async fn a_rollout_goes_from_the_first_device_to_all() {
         assert_eq!(cloud.report("lamp-0", &rollout, state).await, None);
         assert_eq!(cloud.explained("lamp-0").await, "under_way");
     }
+    assert_eq!(cloud.hello("lamp-0", 2).await, Down::Nothing {}, "what it tries it needs no offer of");
     cloud.tick().await;
     assert_eq!(cloud.radio.told("lamp-1"), [], "not confirmed");
     cloud.report("lamp-0", &rollout, ReportState::Confirmed).await;
@@ -189,6 +190,50 @@ async fn ot_16_a_device_that_rolled_back_stops_the_rest_and_is_not_asked_again()
 }
 
 #[tokio::test]
+async fn a_refusal_of_what_was_reverted_is_the_rollback_that_it_was() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 2).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.tick().await;
+    cloud.offered("lamp-0", 1).await;
+    cloud.offered("lamp-1", 1).await;
+    cloud.refused("lamp-0", &rollout, Refused::Reverted.code()).await;
+    cloud.refused("lamp-1", &rollout, Refused::Expired.code()).await;
+    assert_eq!(cloud.phases(&rollout).await, [(Phase::RolledBack, 1), (Phase::Refused, 1)]);
+    cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.tick().await;
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+    cloud.offered("lamp-1", 1).await;
+}
+
+#[tokio::test]
+async fn a_device_that_asks_before_its_group_was_gone_through_is_counted_once() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 2).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0", "lamp-1"])).await;
+    cloud.offered("lamp-0", 1).await;
+    assert_eq!(cloud.rollout(&rollout).await.groups[0].assigned, 1);
+    cloud.tick().await;
+    assert_eq!(cloud.rollout(&rollout).await.groups[0].assigned, 2);
+    assert_eq!(cloud.phases(&rollout).await, [(Phase::Pending, 1), (Phase::Offered, 1)]);
+}
+
+#[tokio::test]
+async fn an_expired_release_is_offered_to_nobody() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 1).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    cloud.started(&release, first_then_all(&["lamp-0"])).await;
+    let end = manifest(2, &image(10_000)).expires.since(cloud.now());
+    cloud.clock.advance(end - Duration::from_micros(1));
+    cloud.offered("lamp-0", 1).await;
+    cloud.clock.advance(Duration::from_micros(1));
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+}
+
+#[tokio::test]
 async fn devices_that_still_load_learn_that_it_is_over() {
     let cloud = Cloud::new().await;
     cloud.with_devices("lamp", 3).await;
@@ -202,7 +247,7 @@ async fn devices_that_still_load_learn_that_it_is_over() {
     cloud.ordered(&rollout, Order::Cancel).await;
     cloud.tick().await;
     let over = Down::Cancelled { rollout: rollout.clone() };
-    assert_eq!(cloud.radio.told("lamp-0"), [over.clone()]);
+    assert_eq!(cloud.radio.told("lamp-0"), vec![over.clone()]);
     cloud.tick().await;
     assert_eq!(cloud.radio.told("lamp-0"), [], "told once");
     assert_eq!(cloud.hello("lamp-1", 1).await, over, "when it asks");
@@ -326,7 +371,27 @@ async fn a_withdrawn_release_is_offered_to_nobody_and_a_product_has_one_rollout_
     assert_eq!(start(&RolloutId::parse("none").unwrap()).await, RolloutOrdered::NoSuchRollout);
 }
 
-/// Votes that come at once are all counted, whoever wins the race.
+/// It works by itself: an order wakes it, and it ends when it is told to.
+#[tokio::test]
+async fn it_runs_until_it_is_told_to_stop() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 1).await;
+    let release = cloud.released(2, &image(10_000)).await;
+    assert_eq!(cloud.hello("lamp-0", 1).await, Down::Nothing {});
+    cloud.radio.connect("lamp-0");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(cloud.ota.clone().run(cloud.radio.clone(), async move { drop(stopped.await) }));
+    let rollout = cloud.started(&release, first_then_all(&["lamp-0"])).await;
+    cloud.radio.speaks().await;
+    assert!(matches!(cloud.radio.told("lamp-0")[..], [Down::Offer(_)]));
+    cloud.ordered(&rollout, Order::Cancel).await;
+    cloud.radio.speaks().await;
+    assert_eq!(cloud.radio.told("lamp-0"), [Down::Cancelled { rollout }]);
+    stop.send(()).unwrap();
+    running.await.unwrap();
+}
+
+/// Votes that come at once, at two nodes, are all counted, whoever wins the race.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn counts_are_right_when_all_report_at_once() {
     let cloud = Arc::new(Cloud::new().await);
@@ -336,9 +401,10 @@ async fn counts_are_right_when_all_report_at_once() {
     let plan = first_then_all(&named.iter().map(String::as_str).collect::<Vec<_>>());
     let rollout = cloud.started(&release, plan).await;
     cloud.tick().await;
+    let nodes = [cloud.clone(), Arc::new(cloud.another_node().await)];
     let mut all = tokio::task::JoinSet::new();
     for (n, device) in named.into_iter().enumerate() {
-        let (cloud, rollout) = (cloud.clone(), rollout.clone());
+        let (cloud, rollout) = (nodes[n % 2].clone(), rollout.clone());
         all.spawn(async move {
             cloud.offered(&device, 1).await;
             let end = if n == 59 { ReportState::Refused } else { ReportState::Confirmed };

@@ -17,6 +17,7 @@ use iot_auth::{
 use iot_conn::{
     bus::InProcess,
     node::{Append, Hinting, Node},
+    push::webhook::{Client, WebhookLimits, Webhooks, native_roots},
     twin::{self, Twins},
 };
 use iot_core::{
@@ -104,7 +105,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let password = auth.first_start().await.map_err(|error| Failure::of("--data: ", &error))?;
 
     let address = options.public_url.clone().unwrap_or_else(|| sockets.http_address());
-    let Parts { node, twins, ota, downlink } = parts(&kept, &auth, &address)?;
+    let webhooks = webhooks(&kept, options.webhooks_to_loopback).await?;
+    let Parts { node, twins, ota, downlink } = parts(&kept, &auth, &webhooks, &address)?;
 
     let context = GuardContext::new(kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
     let ready = Arc::new(AtomicBool::new(false));
@@ -112,6 +114,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
         iot_auth::http::routes(auth.clone(), context.clone()).erased(),
         iot_conn::http::routes(&node, context.clone()).erased(),
         iot_conn::http::twin_routes(twins.clone(), context.clone()).erased(),
+        iot_conn::http::webhook_routes(webhooks.clone(), context.clone()).erased(),
         iot_ota::http::routes(ota.clone(), context.clone()).erased(),
     ];
     let (stop, stopped) = watch::channel(false);
@@ -137,6 +140,11 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let (updates, updates_stop) = (ota.clone(), stopped.clone());
     supervisor.spawn("updates", async move {
         updates.run(downlink, until(updates_stop)).await;
+        Ok(())
+    });
+    let webhooks_stop = stopped.clone();
+    supervisor.spawn("webhooks", async move {
+        webhooks.run(until(webhooks_stop)).await;
         Ok(())
     });
     if let Some(socket) = http_socket {
@@ -185,8 +193,20 @@ struct Parts {
     downlink: Arc<dyn Downlink>,
 }
 
+/// What tells other systems. `to_loopback`: also those on this machine.
+async fn webhooks(kept: &Kept, to_loopback: bool) -> Result<Arc<Webhooks>, Failure> {
+    let roots = native_roots().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the machine trusts no certificate authority: webhooks over https will fail");
+        rustls::RootCertStore::empty()
+    });
+    let client = Client::new(roots).allow_loopback_http(to_loopback);
+    let (meta, keys, clock) = (kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
+    let opened = Webhooks::open(meta, keys, clock, client, WebhookLimits::default()).await;
+    opened.map_err(|error| Failure::of("--data: ", &error))
+}
+
 /// The crates, joined. `address` is where devices load updates from.
-fn parts(kept: &Kept, auth: &Arc<Auth>, address: &str) -> Result<Parts, Failure> {
+fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str) -> Result<Parts, Failure> {
     let (meta, keys, clock) = (&kept.stores.meta, kept.keys.clone() as Arc<dyn KeyRing>, &kept.clock);
     let named = |name: &str| name.parse().expect("it is an identifier");
     let ingest = ServiceBuilder::new() // your checks on batches of reports, before they are stored: .layer(…)
@@ -202,6 +222,7 @@ fn parts(kept: &Kept, auth: &Arc<Auth>, address: &str) -> Result<Parts, Failure>
         .authenticate_with(auth.authenticator(), auth.clone() as Arc<dyn Access>)
         .ingest(BoxCloneSyncService::new(ingest))
         .consumer("logic".parse().expect("it is an identifier"), BoxCloneSyncService::new(logic)) // after the append
+        .notify(webhooks.clone()) // your own backends beside it: Fanout::new(…)
         .service(named(twin::SERVICE), twins.device_service())
         .service(named("update"), ota.device_service())
         .build();

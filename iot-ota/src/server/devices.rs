@@ -13,6 +13,7 @@ use tower::service_fn;
 
 use super::{Ota, OtaError, Step, known::Known, records::Runs};
 use crate::{
+    release::Refused,
     rollout::{Assignment, Explanation, Phase, Reported, Vote, explain},
     wire::{Down, Hello, Offer, Report, ReportState, Up},
 };
@@ -126,11 +127,10 @@ impl Ota {
                 let offered = part.document.moved(Phase::Offered, None, self.now());
                 Ok(Step::Commit(decided().replace(part, &offered).unchanged(stored), Some(known)))
             }
-            // It asks again, perhaps because its link has ended. What it runs for a trial it needs no offer of.
-            (Explanation::UnderWay { .. }, Some(_)) => {
-                let runs = known.runs.as_ref().is_some_and(|runs| runs.document.sequence >= release.document.sequence);
+            // It asks again, perhaps because its link has ended. Once it has begun to try the image it loads no more.
+            (Explanation::UnderWay { phase, .. }, Some(_)) => {
                 let stands = stored.document.state.is_final() || known.facts(device, (true, self.now())).is_ready();
-                Ok(Step::Answer((stands && !runs).then_some(known)))
+                Ok(Step::Answer((stands && *phase != Phase::Installed).then_some(known)))
             }
             (abstention, Some(part)) if abstention.is_abstention() && part.document.phase == Phase::Pending => {
                 let skipped = part.document.moved(Phase::Skipped, Some(abstention.code()), self.now());
@@ -143,7 +143,7 @@ impl Ota {
     /// What a device says of its own update: it counts for that device only, and only once. An answer where the rollout is over
     /// and the device still loads.
     async fn reported(&self, device: &Device, report: &Report) -> Result<Option<Down>, OtaError> {
-        let phase = phase_of(report.state);
+        let phase = phase_of(report);
         let _counting = match phase.vote() {
             Vote::None => None,
             _ => Some(self.counting.lock().await),
@@ -175,13 +175,15 @@ impl Ota {
     }
 }
 
-fn phase_of(state: ReportState) -> Phase {
-    match state {
+fn phase_of(report: &Report) -> Phase {
+    match report.state {
         ReportState::Downloading => Phase::Downloading,
         ReportState::Verified => Phase::Verified,
         ReportState::Installed => Phase::Installed,
         ReportState::Confirmed => Phase::Confirmed,
         ReportState::RolledBack => Phase::RolledBack,
+        // It went back from this release once, whatever else became known of that.
+        ReportState::Refused if report.reason.as_deref() == Some(Refused::Reverted.code()) => Phase::RolledBack,
         ReportState::Refused => Phase::Refused,
         ReportState::Failed => Phase::Failed,
     }

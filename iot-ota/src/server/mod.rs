@@ -1,4 +1,20 @@
 //! [`Ota`]: releases, rollouts and their delivery, as a node and an HTTP face hold them.
+//!
+//! ```text
+//!  operator                     Ota                                device
+//!     │ PUT  …/trust             │                                   │
+//!     │ POST …/releases          │ enough of these keys signed it    │
+//!     │ PUT  …/image             │ it is the image that was signed   │
+//!     │ POST …/rollouts, start   │ first group: its devices pending  │
+//!     │                          │◀──────────── hello ───────────────│
+//!     │                          │───── offer, signed; link ────────▶│ verifies
+//!     │                          │◀──── GET …/firmware, ranges ──────│ loads, hashes
+//!     │                          │◀──── report: installed … ─────────│ tries it
+//!     │                          │◀──── report: confirmed ───────────│ is well
+//!     │                          │ one vote; gate; next group        │
+//! ```
+//!
+//! A device's part and the count of its vote are written in one batch, or neither is.
 
 mod devices;
 mod known;

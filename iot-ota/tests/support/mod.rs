@@ -59,6 +59,7 @@ impl KeyRing for TestRing {
 pub struct Radio {
     pub connected: Mutex<HashSet<DeviceId>>,
     pub told: Mutex<HashMap<DeviceId, Vec<Down>>>,
+    pub spoke: tokio::sync::Notify,
 }
 
 #[async_trait]
@@ -70,6 +71,7 @@ impl Downlink for Radio {
         }
         let down = Down::parse(&payload).unwrap();
         self.told.lock().unwrap().entry(device.clone()).or_default().push(down);
+        self.spoke.notify_one();
         Told::Sent
     }
 }
@@ -77,6 +79,11 @@ impl Downlink for Radio {
 impl Radio {
     pub fn connect(&self, device: &str) {
         self.connected.lock().unwrap().insert(device_id(device));
+    }
+
+    /// Until a device is told something.
+    pub async fn speaks(&self) {
+        tokio::time::timeout(Duration::from_secs(10), self.spoke.notified()).await.expect("nobody was told anything");
     }
 
     pub fn told(&self, device: &str) -> Vec<Down> {
@@ -102,6 +109,11 @@ impl Cloud {
         let (ring, dynamic) = (Arc::new(TestRing), clock.clone());
         let ota = Arc::new(Ota::new(meta.clone(), blobs.clone(), ring, dynamic, ADDRESS));
         Self { meta, blobs, clock, ota, radio: Arc::default() }
+    }
+
+    /// Another node over the same records and images.
+    pub async fn another_node(&self) -> Self {
+        Self::over(self.meta.clone(), self.blobs.clone()).await
     }
 
     /// A product with devices `<product>-0`, `<product>-1`, …, and trust in two of [`keys`].
@@ -195,6 +207,12 @@ impl Cloud {
     pub async fn report(&self, device: &str, rollout: &RolloutId, state: ReportState) -> Option<Down> {
         let report = Report { rollout: rollout.clone(), state, progress_percent: None, reason: None };
         self.ask(device, &Up::Report(report).to_json()).await
+    }
+
+    pub async fn refused(&self, device: &str, rollout: &RolloutId, reason: &str) {
+        let (state, reason) = (ReportState::Refused, Some(reason.to_owned()));
+        let report = Report { rollout: rollout.clone(), state, progress_percent: None, reason };
+        assert_eq!(self.ask(device, &Up::Report(report).to_json()).await, None);
     }
 
     pub async fn explained(&self, device: &str) -> &'static str {

@@ -9,7 +9,7 @@ use iot_core::{
     time::Timestamp,
 };
 
-use super::{Delivery, DeliveryState, Place, Step, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks};
+use super::{Delivery, DeliveryState, Place, Step, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks, worker::STORE_RETRY};
 
 /// How many records are read at once.
 const PAGE: u32 = 500;
@@ -47,7 +47,7 @@ impl Webhooks {
         places.extend(notification.home.iter().map(|home| Webhook::place(&notification.tenant, Some(home))));
         let mut wanted = Vec::new();
         for place in places {
-            let page = self.meta.page::<Webhook>("place", &place, None, WEBHOOKS_MAX as u32).await?;
+            let page = self.meta.page::<Webhook>("place", &place, None, WEBHOOKS_MAX).await?;
             wanted.extend(page.items.into_iter().map(|stored| stored.document).filter(|hook| hook.wants(notification)));
         }
         Ok(wanted)
@@ -56,37 +56,30 @@ impl Webhooks {
     /// One commit for all webhooks; those that have this notification already are left alone.
     async fn enqueue(&self, webhooks: &[Webhook], notification: &Notification) -> Result<(), WebhookError> {
         let now = self.clock.timestamp();
-        let mut reserved = Vec::new();
+        let mut deliveries = Vec::new();
+        let mut reserved = Reserved { webhooks: self, keys: Vec::new() };
         for webhook in webhooks {
             let delivery = Delivery::of(webhook, notification, now);
-            if self.schedule().reserve(&delivery.endpoint()) {
-                reserved.push(delivery);
+            if reserved.reserve(&delivery.endpoint(), &delivery.key().key) {
+                deliveries.push(delivery);
             } else {
                 metrics::counter!("iot_webhook_notifications_dropped_total").increment(1);
                 tracing::warn!(webhook = %webhook.id, notification = %notification.id, "dropped: too many deliveries wait");
             }
         }
-        let created = self
+        let fresh = self
             .settle(|| async {
-                let keys: Vec<_> = reserved.iter().map(Document::key).collect();
+                let keys: Vec<_> = deliveries.iter().map(Document::key).collect();
                 let known = self.meta.get(&keys).await?;
-                let fresh = reserved.iter().zip(known).filter(|(_, known)| known.is_none());
+                let fresh = deliveries.iter().zip(known).filter(|(_, known)| known.is_none());
                 let fresh: Vec<&Delivery> = fresh.map(|(delivery, _)| delivery).collect();
                 let batch = fresh.iter().fold(Batch::default(), |batch, delivery| batch.create(*delivery));
-                Ok(if fresh.is_empty() { Step::Answer(fresh) } else { Step::Commit(batch, fresh) })
+                let keys: Vec<String> = fresh.iter().map(|delivery| delivery.key().key).collect();
+                Ok(if keys.is_empty() { Step::Answer(keys) } else { Step::Commit(batch, keys) })
             })
-            .await;
-        let mut schedule = self.schedule();
-        let fresh = created.as_deref().unwrap_or_default();
-        for delivery in &reserved {
-            match fresh.contains(&delivery) {
-                true => schedule.add(&delivery.endpoint(), &delivery.key().key, delivery.next),
-                false => schedule.release(&delivery.endpoint()),
-            }
-        }
-        drop(schedule);
-        self.wake.notify_one();
-        created.map(|_| ())
+            .await?;
+        reserved.fill(now, |key| fresh.iter().any(|fresh| fresh == key));
+        Ok(())
     }
 
     /// Reads what waits. The bounds do not apply: it was taken.
@@ -149,7 +142,8 @@ impl Webhooks {
         let now = self.clock.timestamp();
         let key = Delivery::key_of(&place.tenant, id, delivery);
         let endpoint = format!("{}/{id}", place.tenant);
-        if !self.schedule().reserve(&endpoint) {
+        let mut reserved = Reserved { webhooks: self, keys: Vec::new() };
+        if !reserved.reserve(&endpoint, &key.key) {
             return Ok(Replayed::Full(0));
         }
         let replayed = self
@@ -166,13 +160,9 @@ impl Webhooks {
                 let batch = Batch::default().replace(&found, &revived(&found.document, now)).audited(audit);
                 Ok(Step::Commit(batch, Replayed::Done(1)))
             })
-            .await;
-        match &replayed {
-            Ok(Replayed::Done(_)) => self.schedule().add(&endpoint, &key.key, now),
-            _ => self.schedule().release(&endpoint),
-        }
-        self.wake.notify_one();
-        replayed
+            .await?;
+        reserved.fill(now, |_| matches!(replayed, Replayed::Done(_)));
+        Ok(replayed)
     }
 
     /// Tries all dead letters of a webhook again.
@@ -219,6 +209,45 @@ impl Webhooks {
             }
         }
         Ok(())
+    }
+}
+
+/// Places in the schedule for what is about to be stored. Whoever is cancelled or gets an error in between does not know
+/// whether it was: then an attempt looks, a little later.
+struct Reserved<'w> {
+    webhooks: &'w Webhooks,
+    keys: Vec<(String, String)>,
+}
+
+impl Reserved<'_> {
+    #[must_use]
+    fn reserve(&mut self, endpoint: &str, delivery: &str) -> bool {
+        let room = self.webhooks.schedule().reserve(endpoint);
+        self.keys.extend(room.then(|| (endpoint.to_owned(), delivery.to_owned())));
+        room
+    }
+
+    /// The places of those that were stored are filled, the others are free again.
+    fn fill(mut self, at: Timestamp, stored: impl Fn(&str) -> bool) {
+        let mut schedule = self.webhooks.schedule();
+        for (endpoint, delivery) in std::mem::take(&mut self.keys) {
+            match stored(&delivery) {
+                true => schedule.add(&endpoint, &delivery, at),
+                false => schedule.release(&endpoint),
+            }
+        }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let at = self.webhooks.clock.timestamp().plus(STORE_RETRY);
+        let mut schedule = self.webhooks.schedule();
+        for (endpoint, delivery) in &self.keys {
+            schedule.add(endpoint, delivery, at);
+        }
+        drop(schedule);
+        self.webhooks.wake.notify_one();
     }
 }
 

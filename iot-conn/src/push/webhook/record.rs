@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// The most webhooks of a tenant as a whole, and of each home.
-pub const WEBHOOKS_MAX: usize = 16;
+pub const WEBHOOKS_MAX: u32 = 16;
 
 /// How long the former secret still signs after a rotation.
 pub const ROTATION: Duration = Duration::from_secs(24 * 3_600);
@@ -28,7 +28,7 @@ pub struct Webhook {
     /// Which.
     pub id: WebhookId,
     /// Its place among those of its tenant or home: below [`WEBHOOKS_MAX`], which is how that bound holds against races.
-    pub slot: usize,
+    pub slot: u32,
     /// Where deliveries go.
     pub url: String,
     /// Which kinds; all, if empty.
@@ -239,6 +239,8 @@ fn body(notification: &Notification) -> String {
     json!({"type": notification.kind, "timestamp": notification.at, "data": data}).to_string()
 }
 
+pub(super) const WEBHOOK_DELETED: &str = "webhook_deleted";
+
 /// Whether a delivery may still be made.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,7 +261,7 @@ pub(super) fn standing(
     device: Option<&Device>,
     home_exists: bool,
 ) -> Standing {
-    let Some(webhook) = webhook else { return Standing::Ended("webhook_deleted") };
+    let Some(webhook) = webhook else { return Standing::Ended(WEBHOOK_DELETED) };
     if webhook.device.is_some() && webhook.device != delivery.device {
         return Standing::Ended("device_not_of_webhook");
     }

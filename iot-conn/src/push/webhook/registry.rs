@@ -113,8 +113,8 @@ impl Webhooks {
             about = Some((device.clone(), found.document.epoch));
             batch = batch.unchanged(&found);
         }
-        let others = self.meta.page::<Webhook>("place", &place.index(), None, WEBHOOKS_MAX as u32).await?;
-        let taken: HashSet<usize> = others.items.iter().map(|other| other.document.slot).collect();
+        let others = self.meta.page::<Webhook>("place", &place.index(), None, WEBHOOKS_MAX).await?;
+        let taken: HashSet<u32> = others.items.iter().map(|other| other.document.slot).collect();
         let Some(slot) = (0..WEBHOOKS_MAX).find(|slot| !taken.contains(slot)) else {
             let audit = self.audit(place, "create_webhook", &place.index(), Some("too_many_webhooks"));
             return Ok(Step::Commit(Batch::default().audited(audit), Registered::TooMany));

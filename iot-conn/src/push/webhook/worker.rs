@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use super::{
     Delivery, DeliveryState, Disabled, DisabledReason, Next, Step, Webhook, WebhookError, Webhooks, after_failure,
     client::Outcome,
-    record::{Standing, standing},
+    record::{Standing, WEBHOOK_DELETED, standing},
     signature::{seconds, sign},
 };
 
 /// How long until another try when it is our own side that failed: that costs the receiver none of its attempts.
-const STORE_RETRY: Duration = Duration::from_secs(5);
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(5);
 
 /// The longest sleep, so that a wall clock that is set makes no attempt late by more.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -80,6 +80,9 @@ impl Webhooks {
         let found: Option<Stored<Delivery>> = self.meta.find(&key).await?;
         let Some(found) = found.filter(|found| found.document.state == DeliveryState::Waiting) else { return Ok(None) };
         let delivery = &found.document;
+        if delivery.next > self.clock.timestamp() {
+            return Ok(Some(delivery.next));
+        }
         let webhook = self.webhook_of(delivery).await?;
         match self.standing(delivery, webhook.as_ref()).await? {
             Standing::Ended(why) => self.drop_delivery(&found, why).await,
@@ -135,8 +138,12 @@ impl Webhooks {
     /// What the receiver must not hear any more is gone for good, and the audit tells so once.
     async fn drop_delivery(&self, found: &Stored<Delivery>, why: &str) -> Result<Option<Timestamp>, WebhookError> {
         metrics::counter!("iot_webhook_deliveries_ended_total", "why" => why.to_owned()).increment(1);
-        let audit = self.own_audit(&found.document, "deliver_webhook", &found.document.key(), Some(why));
-        self.meta.commit_or_conflict(Batch::default().remove(found).audited(audit)).await?;
+        let mut batch = Batch::default().remove(found);
+        // That a webhook was deleted stands in the audit already.
+        if why != WEBHOOK_DELETED {
+            batch = batch.audited(self.own_audit(&found.document, "deliver_webhook", &found.document.key(), Some(why)));
+        }
+        self.meta.commit_or_conflict(batch).await?;
         Ok(None)
     }
 

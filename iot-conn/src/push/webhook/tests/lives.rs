@@ -83,3 +83,42 @@ async fn old_ends_are_swept_and_what_waits_stays() {
     assert_eq!(site.delivery(&webhook, &dead).await, None);
     assert_eq!(site.state(&webhook, &waiting).await.0, DeliveryState::Waiting);
 }
+
+#[tokio::test]
+async fn a_push_that_is_cancelled_gives_its_place_back() {
+    let mut limits = WebhookLimits::default();
+    limits.schedule.waiting_per_endpoint_max = 1;
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::open(folder.path(), StoreLimits::default()).await.unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_763_856_000_000)));
+    let site = Site::over(Arc::new(sqlite), clock, client(), limits).await;
+    site.put(&lamp(0, None)).await;
+    let mut receiver = Receiver::start().await;
+    site.register(&site.everywhere(), &receiver.url()).await;
+    // Stopped at each of its waits in turn, until it gets through.
+    for polls in 1.. {
+        assert!(polls < 100, "it does not end");
+        let notification = alarm(polls, &lamp(0, None));
+        let mut push = site.hooks.push(&notification);
+        let mut taken = false;
+        for _ in 0..polls {
+            taken |=
+                std::future::poll_fn(|context| std::task::Poll::Ready(push.as_mut().poll(context).is_ready())).await;
+            if taken {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(push);
+        let _repeat = site.push(&notification).await;
+        site.deliver_all().await;
+        assert!(site.hooks.schedule().is_empty());
+        if taken {
+            break;
+        }
+    }
+    let last = alarm(1_000, &lamp(0, None));
+    let _taken = site.push(&last).await;
+    site.deliver_all().await;
+    assert!(receiver.ids().contains(last.id.as_str()));
+}
