@@ -9,6 +9,8 @@
 //! |---|---|---|
 //! | `auth` | `Auth`: authenticates, and answers for standing principals | `server` |
 //! | `registry` | products, homes, units, claim tokens, claims, revocation | `server` |
+//! | `home` | homes, members, invitations | `server` |
+//! | `binding` | binding codes for devices, binding, releasing | `server` |
 //! | `token` | API tokens and the administrator's one-time password | `server` |
 //! | `account` | people: registering, signing in and out, mailed codes, the vendor's own people | `server` |
 //! | `mail` | mail to them: a folder; SMTP with feature `smtp` | `server` |
@@ -22,11 +24,15 @@ pub mod account;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
+pub mod binding;
+#[cfg(feature = "server")]
 pub mod ca;
 #[cfg(feature = "device")]
 pub mod device;
 #[cfg(feature = "server")]
 mod files;
+#[cfg(feature = "server")]
+pub mod home;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "server")]

@@ -5,9 +5,18 @@
 
 mod support;
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version, password_hash::phc::PasswordHash};
+use async_trait::async_trait;
 use iot_auth::{
     Auth, AuthError,
     account::{
@@ -22,12 +31,17 @@ use iot_core::{
     access::{Access, Authentication, Permission, Principal, Refusal, Resource, Standing, check},
     clock::Clock,
     home::MembershipBell,
-    id::AccountId,
+    id::{AccountId, TenantId},
+    problem::Cursor,
     secret::Secret,
-    store::{Batch, MetaStoreExt, Stores},
+    store::{
+        Audit, Batch, Change, Committed, Index, Key, MetaStore, MetaStoreExt, Page, Record, Revision, StoreError,
+        Stores,
+    },
 };
 use iot_store::{StoreLimits, sqlite::Sqlite};
 use support::{Cloud, PASSWORD, accepted, email, ip, operator, password, refusal};
+use tokio::sync::Barrier;
 
 const ANN: &str = "ann@example.org";
 
@@ -513,6 +527,48 @@ async fn sign_ins_survive_a_restart() {
     sqlite.close().await;
 }
 
+/// A store whose first two commits wait for each other: both were decided by the same records.
+#[derive(Debug)]
+struct BothDecided {
+    store: Arc<dyn MetaStore>,
+    commits: AtomicU32,
+    both: Barrier,
+}
+
+#[async_trait]
+impl MetaStore for BothDecided {
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        if self.commits.fetch_add(1, Ordering::Relaxed) < 2 {
+            self.both.wait().await;
+        }
+        self.store.commit(batch).await
+    }
+
+    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.get(keys).await
+    }
+
+    async fn list(&self, index: &Index, after: Option<&Cursor>, limit: u32) -> Result<Page<Record>, StoreError> {
+        self.store.list(index, after, limit).await
+    }
+
+    async fn count(&self, index: &Index) -> Result<u64, StoreError> {
+        self.store.count(index).await
+    }
+
+    async fn changes(&self, after: Revision, limit: u32) -> Result<Vec<Change>, StoreError> {
+        self.store.changes(after, limit).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.store.revision().await
+    }
+
+    async fn audit(&self, tenant: &TenantId, before: Option<&Cursor>, limit: u32) -> Result<Page<Audit>, StoreError> {
+        self.store.audit(tenant, before, limit).await
+    }
+}
+
 async fn admin(cloud: &Cloud, address: &str) -> (AccountId, Principal) {
     let id = cloud.person(address).await;
     assert_eq!(cloud.auth.set_staff(&operator("default"), &id, Some(Role::Admin)).await.unwrap(), StaffSet::Done);
@@ -551,7 +607,10 @@ async fn no_administrator_takes_the_last_one_away() {
     assert_eq!(cloud.auth.delete_account(&as_a, &a).await.unwrap(), Deleted::IsAdmin);
     let nobody = AccountId::parse("nobody").unwrap();
     assert_eq!(cloud.auth.set_staff(&as_a, &nobody, None).await.unwrap(), StaffSet::NoSuchAccount);
-    let (one, other) = tokio::join!(cloud.auth.set_staff(&as_a, &b, None), cloud.auth.set_staff(&as_b, &a, None));
+    let both_decided = BothDecided { store: cloud.meta.clone(), commits: AtomicU32::new(0), both: Barrier::new(2) };
+    let stores = Stores { meta: Arc::new(both_decided), ..cloud.stores.clone() };
+    let node = Auth::new(&stores, cloud.keys.clone(), cloud.ca().await, cloud.clock.clone());
+    let (one, other) = tokio::join!(node.set_staff(&as_a, &b, None), node.set_staff(&as_b, &a, None));
     let mut answers = [one.unwrap(), other.unwrap()];
     answers.sort_by_key(|answer| *answer == StaffSet::Done);
     assert_eq!(answers, [StaffSet::NotPermitted, StaffSet::Done], "of two who dismiss each other one remains");

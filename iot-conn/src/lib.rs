@@ -16,10 +16,13 @@
 //! | `twin` | twins of devices: the service that devices ask, and the way for applications |
 //! | `transport` | TCP, TLS, WebSocket |
 //! | `bus` | the backplane within one process |
+//! | `push` | webhooks |
 //! | `http` | routes for applications |
 
 pub mod command;
 pub mod mqtt;
+#[cfg(feature = "webhooks")]
+pub mod push;
 pub mod router;
 
 #[cfg(feature = "server")]

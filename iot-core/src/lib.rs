@@ -8,9 +8,9 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`mail`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
-//! | 0: words | [`id`], [`secret`], [`topic`], [`time`], [`limits`] |
+//! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
+//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
+//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`] |
 //!
 //! ```
 //! use iot_core::{access::{Grants, Object, Permission, Relation, Resource, check}, id::TenantId, time::Timestamp};
@@ -24,8 +24,10 @@
 //! ```
 
 pub mod access;
+pub mod binding;
 pub mod bus;
 pub mod clock;
+pub mod code;
 pub mod command;
 pub mod device;
 pub mod event;
@@ -38,6 +40,7 @@ pub mod mail;
 pub mod message;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod secret;
 pub mod service;
 pub mod session;

@@ -72,8 +72,18 @@ impl Appliance {
         }
     }
 
+    /// Whether the lamp is on.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Switches the lamp.
+    pub fn switch(&mut self, on: bool) {
+        self.on = on;
+    }
+
     fn set(&mut self, args: &Value) -> Outcome {
-        self.on = args["on"].as_bool().ok_or("expected {\"on\": true} or {\"on\": false}")?;
+        self.switch(args["on"].as_bool().ok_or("expected {\"on\": true} or {\"on\": false}")?);
         Ok(Some(json!({"on": self.on})))
     }
 

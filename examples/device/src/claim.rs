@@ -73,22 +73,7 @@ struct Problem {
 impl Claimer {
     /// Claims with `token` at `cloud`, which `authority` vouches for.
     pub fn new(cloud: &CloudUrl, token: Secret, authority: Authority) -> Self {
-        let roots: Vec<_> = authority.certificates().iter().map(|c| Certificate::from_der(c).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(provider())
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .build();
-        // No proxy and no redirect: the token goes to the given address and nowhere else.
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            .proxy(None)
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .user_agent(concat!("iot-device/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        let agent = agent(Some(&authority), Some(TIMEOUT), TIMEOUT);
         Self { url: cloud.route("/v1/claim"), agent, token, authority }
     }
 
@@ -126,6 +111,28 @@ impl Claimer {
         }
         Ok(())
     }
+}
+
+/// HTTP to the given address and nowhere else: no proxy and no redirect. Over TLS, `authority` alone vouches.
+pub(crate) fn agent(authority: Option<&Authority>, whole: Option<Duration>, connect: Duration) -> Agent {
+    let certificates = authority.into_iter().flat_map(Authority::certificates);
+    let roots: Vec<_> = certificates.map(|c| Certificate::from_der(c).to_owned()).collect();
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(provider())
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .build();
+    Agent::config_builder()
+        .tls_config(tls)
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .timeout_global(whole)
+        .timeout_connect(Some(connect))
+        .timeout_recv_body(Some(Duration::from_secs(100)))
+        .user_agent(concat!("iot-device/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
 }
 
 fn read_answer(status: u16, body: &[u8]) -> Result<ClaimResponse, ClaimError> {

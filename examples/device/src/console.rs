@@ -49,6 +49,11 @@ impl Console {
         self.line(|| format!("{device} claimed"));
     }
 
+    /// Something that happened to a device.
+    pub(crate) fn note(&self, device: &DeviceId, text: &str) {
+        self.line(|| format!("{device} {}", text.escape_debug()));
+    }
+
     /// A device that had claimed before.
     pub(crate) fn known(&self) {
         self.claimed.fetch_add(1, Relaxed);

@@ -8,24 +8,31 @@
 //! IOT_CLAIM_TOKEN=ct_… cargo run --release -p iot-device -- --ca iot-data/ca.pem --device lamp-1
 //! ```
 //!
+//! With `--local` it has a door for whoever is beside it: a button that leads to a binding code, and a factory reset. With
+//! `--factory` it takes signed updates into two slots. It keeps a twin.
+//!
 //! Its commands: `set {"on": true}`, `set_temperature {"value": 80}`, `echo`, and `fail`, which is always rejected.
 //!
 //! | module | |
 //! |---|---|
 //! | [`obey`], [`backoff`], [`outbox`], [`appliance`] | engines: no clock, no sockets |
-//! | [`link`], [`tls`], [`claim`], [`sequence`] | bytes, trust, the claim, a count on disk |
+//! | [`link`], [`tls`], [`claim`], [`sequence`], [`firmware`] | bytes, trust, the claim, a count on disk, slots |
 //! | [`options`] | what it is told |
 
 pub mod appliance;
 pub mod backoff;
 pub mod claim;
 mod console;
+pub mod firmware;
 pub mod link;
+mod local;
 pub mod obey;
 pub mod options;
 pub mod outbox;
 pub mod sequence;
+mod services;
 pub mod tls;
+mod twin;
 mod unit;
 
 use std::{
@@ -170,6 +177,9 @@ fn prepare(options: Options) -> Result<(Shared, Vec<Prepared>), RunError> {
         openings: Semaphore::new(OPENINGS_MAX),
         console: Console::new(options.count),
         clock: link::Clock::start(),
+        local: options.local,
+        factory: options.factory.as_deref().map(read_factory).transpose()?.map(Arc::new),
+        fail_health: options.fail_health,
     };
     Ok((shared, units))
 }
@@ -177,6 +187,12 @@ fn prepare(options: Options) -> Result<(Shared, Vec<Prepared>), RunError> {
 fn read_authority(path: &Path) -> Result<Authority, RunError> {
     let pem = fs::read(path).map_err(|error| RunError::Options(format!("--ca {}: {error}", path.display())))?;
     Authority::from_pem(&pem).map_err(|error| RunError::Options(format!("--ca {}: {error}", path.display())))
+}
+
+fn read_factory(path: &Path) -> Result<firmware::Factory, RunError> {
+    let unusable = |what: &dyn std::fmt::Display| RunError::Options(format!("--factory {}: {what}", path.display()));
+    let text = fs::read(path).map_err(|error| unusable(&error))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(&error))
 }
 
 fn saved_identity(folder: &Path) -> Result<Option<Identity>, RunError> {

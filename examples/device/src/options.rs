@@ -1,6 +1,11 @@
 //! What the device is told: addresses, a claim token and the CA, nothing else.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Parser;
 use iot_core::{id::DeviceId, secret::Secret};
@@ -51,6 +56,18 @@ pub struct Options {
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
     pub interval_ms: u64,
 
+    /// A door for whoever is beside the device, in place of Bluetooth: HTTP on a loopback address, port 0 for a free one
+    #[arg(long, value_name = "ADDR")]
+    pub local: Option<SocketAddr>,
+
+    /// JSON file with what the factory wrote into the unit: product, hardware, version and the keys whose updates it believes
+    #[arg(long, value_name = "FILE")]
+    pub factory: Option<PathBuf>,
+
+    /// Play firmware that is no good: whatever is installed fails its health check and is rolled back
+    #[arg(long)]
+    pub fail_health: bool,
+
     /// What to log on stderr, for example info or iot_device=debug
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     pub log: String,
@@ -67,7 +84,15 @@ impl Options {
         if self.device.is_some() && self.count > 1 {
             return Err("--device names one unit: leave it out with --count, and the cloud picks the units".to_owned());
         }
-        Ok(())
+        match self.local {
+            Some(at) if !at.ip().is_loopback() => {
+                Err("--local stands for being beside the unit: give a loopback address, such as 127.0.0.1:0".to_owned())
+            }
+            Some(at) if at.port() != 0 && self.count > 1 => {
+                Err("--local with --count needs port 0: each device has a door of its own".to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -11,7 +12,7 @@ use std::{
 use iot_auth::device::Identity;
 use iot_conn::mqtt::{
     QoS, ReasonCode, Version,
-    client::{Cause, Client, ClientOptions, Event, Publication, PublishError, Received},
+    client::{Cause, Client, ClientOptions, Event, Publication, PublishError, Received, Token},
 };
 use iot_core::{
     id::DeviceId,
@@ -32,11 +33,13 @@ use crate::{
     backoff,
     claim::{ClaimError, Claimer},
     console::Console,
+    firmware::Factory,
     link::{Clock, Link},
     obey::{Answer, Obey},
     options::Endpoint,
     outbox::Outbox,
     sequence::Sequence,
+    services::Services,
     tls::{Authority, client_config},
 };
 
@@ -48,6 +51,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the cloud is to keep the session, in seconds.
 const SESSION_EXPIRY_S: u32 = 24 * 3_600;
+
+/// Before the name of a service.
+const SERVICES: &str = "down/service/";
 
 /// In seconds.
 const KEEP_ALIVE_S: u16 = 60;
@@ -70,6 +76,9 @@ pub(crate) struct Shared {
     pub(crate) openings: Semaphore,
     pub(crate) console: Console,
     pub(crate) clock: Clock,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) factory: Option<Arc<Factory>>,
+    pub(crate) fail_health: bool,
 }
 
 /// Turns true once.
@@ -145,12 +154,15 @@ async fn claim(shared: &Arc<Shared>, folder: &std::path::Path, who: &str) -> Res
     }
 }
 
-struct Unit {
-    shared: Arc<Shared>,
-    id: DeviceId,
+pub(crate) struct Unit {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: DeviceId,
     connector: TlsConnector,
-    client: Client,
-    appliance: Appliance,
+    pub(crate) client: Client,
+    pub(crate) appliance: Appliance,
+    pub(crate) services: Services,
+    /// The time between two samples.
+    pub(crate) interval: Duration,
     obey: Obey,
     outbox: Outbox,
     /// Away while a block is being reserved.
@@ -181,6 +193,7 @@ impl Unit {
         options.keep_alive_s = KEEP_ALIVE_S;
         options.topic_alias_maximum = 4;
         let client = Client::new(options).map_err(|e| unusable(&e))?;
+        let services = Services::start(&shared, identity, &folder).await?;
         let sequence = blocking(move || Sequence::open(&folder)).await??;
         let started = Instant::now();
         let mut unit = Self {
@@ -188,6 +201,8 @@ impl Unit {
             connector,
             client,
             appliance: Appliance::new(&identity.device_id),
+            services,
+            interval: shared.interval,
             obey: Obey::default(),
             outbox: Outbox::default(),
             sequence: Some(sequence),
@@ -224,6 +239,8 @@ impl Unit {
             tokio::select! {
                 () = sleep_until(until) => return Ok(false),
                 () = sleep_until(self.next_sample) => self.sample().await?,
+                Some(press) = self.services.presses.recv() => drop(self.handle_press(press)),
+                Some(wish) = self.services.wishes.recv() => drop(self.handle_wish(wish)),
                 () = shutdown.told() => return Ok(true),
             }
         }
@@ -240,8 +257,11 @@ impl Unit {
         };
         let mut link = Link::open(stream, &mut self.client, self.shared.clock);
         loop {
+            let mut over = None;
             let step = tokio::select! {
                 step = link.step(&mut self.client) => step,
+                Some(press) = self.services.presses.recv() => { over = self.handle_press(press); Ok(()) }
+                Some(wish) = self.services.wishes.recv() => { over = self.handle_wish(wish); Ok(()) }
                 () = sleep_until(self.next_sample) => { self.sample().await?; Ok(()) }
                 () = shutdown.told() => {
                     self.client.disconnect(ReasonCode::Success);
@@ -249,7 +269,10 @@ impl Unit {
                     return Ok(End::Shutdown);
                 }
             };
-            if let Some(why) = self.handle_events() {
+            if over.is_some() {
+                self.client.disconnect(ReasonCode::Success);
+            }
+            if let Some(why) = self.handle_events().or(over) {
                 let why = step.err().map_or(why, |error| error.to_string());
                 close(link, &mut self.client).await;
                 return Ok(End::Lost(why));
@@ -275,11 +298,13 @@ impl Unit {
                 Event::Connected(connected) => {
                     self.connected = Some(Instant::now());
                     self.shared.console.connected(&self.id, connected.session_present);
+                    self.introduce();
                 }
                 Event::Refused(refused) => return Some(told("refused", refused.reason, refused.reason_string)),
                 Event::Disconnected(cause) => return Some(describe(cause)),
                 Event::Message(message) => self.handle_message(&message),
-                Event::Published { reason, .. } => {
+                Event::Published { token, reason } => {
+                    self.services.acknowledged(token, reason.is_error());
                     self.shared.console.acknowledged(reason.is_error());
                     if reason.is_error() {
                         warn!(device = %self.id, ?reason, "the cloud did not take a message");
@@ -303,6 +328,7 @@ impl Unit {
                     "the cloud refused a message"),
                 Err(error) => warn!(device = %self.id, %error, "an error that cannot be read"),
             },
+            topic if topic.starts_with(SERVICES) => self.handle_service(&topic[SERVICES.len()..], &message.payload),
             topic => debug!(device = %self.id, topic, "a message that this device has no use for"),
         }
     }
@@ -314,6 +340,7 @@ impl Unit {
             Answer::Done(reply) => {
                 self.shared.console.command(&self.id, &name, reply.status, false);
                 self.reply(&reply);
+                self.report_switch();
                 self.next_sample = self.next_sample.min(Instant::now());
             }
             Answer::Repeated(reply) => {
@@ -341,9 +368,9 @@ impl Unit {
         let now = Instant::now();
         self.next_sample = if self.next_sample == self.started {
             // The first is sent at once; the next ones are spread, so that a thousand devices do not beat together.
-            now + self.shared.interval.mul_f64(0.5 + fraction(random()) / 2.0)
+            now + self.interval.mul_f64(0.5 + fraction(random()) / 2.0)
         } else {
-            (self.next_sample + self.shared.interval).max(now)
+            (self.next_sample + self.interval).max(now)
         };
         if let Some(mut sequence) = self.sequence.take_if(|sequence| sequence.is_low()) {
             let (sequence, reserved) = blocking(move || {
@@ -369,12 +396,13 @@ impl Unit {
         }
     }
 
-    fn publish(&mut self, topic: &str, payload: Vec<u8>) {
+    pub(crate) fn publish(&mut self, topic: &str, payload: Vec<u8>) -> Option<Token> {
         match self.client.publish(Publication::new(topic, payload, QoS::AtLeastOnce)) {
-            Ok(_) => {}
+            Ok(token) => return Some(token),
             Err(PublishError::Full) => warn!(device = %self.id, topic, "dropped: too many messages wait"),
             Err(error) => warn!(device = %self.id, topic, %error, "dropped"),
         }
+        None
     }
 
     fn now(&self) -> Monotonic {
@@ -409,7 +437,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
-fn unix_ms() -> i64 {
+pub(crate) fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

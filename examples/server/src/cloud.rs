@@ -1,7 +1,6 @@
 //! The composition: a good `main.rs`. Values in, a running cloud out.
 
 use std::{
-    net::{SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +17,8 @@ use iot_auth::{
 use iot_conn::{
     bus::InProcess,
     node::{Append, Hinting, Node},
-    transport::{Bound, Listener, listen},
+    push::webhook::{Client, WebhookLimits, Webhooks, native_roots},
+    twin::{self, Twins},
 };
 use iot_core::{
     access::Access,
@@ -27,9 +27,11 @@ use iot_core::{
     keys::KeyRing,
     limits::Limits,
     secret::Secret,
+    service::Downlink,
     store::{MetaStore, Stores},
 };
 use iot_http::GuardContext;
+use iot_ota::server::Ota;
 use iot_store::{StoreLimits, sqlite::Sqlite};
 use tokio::sync::watch;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
@@ -38,12 +40,12 @@ use crate::{
     banner::Banner,
     console::{self, Console},
     data_folder::DataFolder,
-    demo::Demo,
     failure::Failure,
     http,
     logic::Thermostat,
     mail, observability,
-    options::{Listen, Options},
+    options::Options,
+    sockets::{Sockets, bound},
     supervisor::{Supervisor, signalled},
     tls,
 };
@@ -102,25 +104,21 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let https_tls = tls::http(&identity)?;
     let password = auth.first_start().await.map_err(|error| Failure::of("--data: ", &error))?;
 
-    let ingest = ServiceBuilder::new() // your checks on batches of reports, before they are stored: .layer(…)
-        .service(Append::new(kept.stores.telemetry.clone()));
-    let logic = Thermostat { meta: kept.stores.meta.clone() };
-    let node = Node::builder(DataFolder::node_id(), kept.stores.clone(), kept.clock.clone())
-        .limits(Limits::default())
-        .bus(kept.bus.clone())
-        .authenticate_with(auth.authenticator(), auth.clone() as Arc<dyn Access>)
-        .ingest(BoxCloneSyncService::new(ingest))
-        .consumer("logic".parse().expect("it is an identifier"), BoxCloneSyncService::new(logic)) // after the append
-        .build();
+    let address = options.public_url.clone().unwrap_or_else(|| sockets.http_address());
+    let webhooks = webhooks(&kept, options.webhooks_to_loopback).await?;
+    let Parts { node, twins, ota, downlink } = parts(&kept, &auth, &webhooks, &address)?;
 
     let context = GuardContext::new(kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
     let ready = Arc::new(AtomicBool::new(false));
     let faces = vec![
         iot_auth::http::routes(auth.clone(), context.clone()).erased(),
         iot_conn::http::routes(&node, context.clone()).erased(),
+        iot_conn::http::twin_routes(twins.clone(), context.clone()).erased(),
+        iot_conn::http::webhook_routes(webhooks.clone(), context.clone()).erased(),
+        iot_ota::http::routes(ota.clone(), context.clone()).erased(),
     ];
     let (stop, stopped) = watch::channel(false);
-    let console = Console::new(auth.clone(), node.clone(), stopped.clone());
+    let console = Console::new(auth.clone(), node.clone(), (twins.clone(), ota.clone()), stopped.clone());
     let pages = console::routes(console.clone(), context.clone());
     let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
     let with_identity = |encrypted| {
@@ -138,6 +136,16 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     supervisor.spawn("node", async move {
         let served = serving.serve(bound, until(node_stop)).await;
         served.map_err(|error| Failure::part(Failure::of("", &error).to_string()))
+    });
+    let (updates, updates_stop) = (ota.clone(), stopped.clone());
+    supervisor.spawn("updates", async move {
+        updates.run(downlink, until(updates_stop)).await;
+        Ok(())
+    });
+    let webhooks_stop = stopped.clone();
+    supervisor.spawn("webhooks", async move {
+        webhooks.run(until(webhooks_stop)).await;
+        Ok(())
     });
     if let Some(socket) = http_socket {
         let (router, stopped) = (with_identity(false), stopped.clone());
@@ -177,6 +185,51 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     ended.and(drained)
 }
 
+/// What the cloud is made of.
+struct Parts {
+    node: Node,
+    twins: Arc<Twins>,
+    ota: Arc<Ota>,
+    downlink: Arc<dyn Downlink>,
+}
+
+/// What tells other systems. `to_loopback`: also those on this machine.
+async fn webhooks(kept: &Kept, to_loopback: bool) -> Result<Arc<Webhooks>, Failure> {
+    let roots = native_roots().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the machine trusts no certificate authority: webhooks over https will fail");
+        rustls::RootCertStore::empty()
+    });
+    let client = Client::new(roots).allow_loopback_http(to_loopback);
+    let (meta, keys, clock) = (kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
+    let opened = Webhooks::open(meta, keys, clock, client, WebhookLimits::default()).await;
+    opened.map_err(|error| Failure::of("--data: ", &error))
+}
+
+/// The crates, joined. `address` is where devices load updates from.
+fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str) -> Result<Parts, Failure> {
+    let (meta, keys, clock) = (&kept.stores.meta, kept.keys.clone() as Arc<dyn KeyRing>, &kept.clock);
+    let named = |name: &str| name.parse().expect("it is an identifier");
+    let ingest = ServiceBuilder::new() // your checks on batches of reports, before they are stored: .layer(…)
+        .service(Append::new(kept.stores.telemetry.clone()));
+    let logic = Thermostat { meta: meta.clone() };
+    let builder = Node::builder(DataFolder::node_id(), kept.stores.clone(), clock.clone());
+    let downlink = builder.downlink();
+    let twins = Arc::new(Twins::new(meta.clone(), clock.clone(), downlink.clone()));
+    let ota = Arc::new(Ota::new(meta.clone(), kept.folder.images()?, keys, clock.clone(), address));
+    let node = builder
+        .limits(Limits::default())
+        .bus(kept.bus.clone())
+        .authenticate_with(auth.authenticator(), auth.clone() as Arc<dyn Access>)
+        .ingest(BoxCloneSyncService::new(ingest))
+        .consumer("logic".parse().expect("it is an identifier"), BoxCloneSyncService::new(logic)) // after the append
+        .notify(webhooks.clone()) // your own backends beside it: Fanout::new(…)
+        .service(named(twin::SERVICE), twins.device_service())
+        .service(named("update"), ota.device_service())
+        .build();
+    twins.announce_on(node.live_hub().clone());
+    Ok(Parts { node, twins, ota, downlink })
+}
+
 async fn until(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone: then it is over too.
     let _over = stopped.wait_for(|stopped| *stopped).await;
@@ -194,62 +247,4 @@ async fn sweep(meta: Arc<dyn MetaStore>, auth: Arc<Auth>, clock: Arc<dyn Clock>)
             tracing::warn!(%error, "old codes and sign-ins cannot be removed");
         }
     }
-}
-
-/// Every socket of the server, bound before anything is made.
-struct Sockets {
-    mqtt: Vec<(&'static str, TcpListener)>,
-    http: Option<TcpListener>,
-    https: Option<TcpListener>,
-}
-
-impl Sockets {
-    fn bind(options: &Options) -> Result<Self, Failure> {
-        let mut mqtt = Vec::new();
-        for (name, at) in [("mqtt", options.mqtt), ("mqtts", options.mqtts), ("ws", options.ws), ("wss", options.wss)] {
-            mqtt.extend(bind(name, at)?.map(|socket| (name, socket)));
-        }
-        Ok(Self { mqtt, http: bind("http", options.http)?, https: bind("https", options.https)? })
-    }
-
-    fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let mqtt = self.mqtt.iter().map(|(name, socket)| (*name, socket));
-        let http = self.http.iter().map(|socket| ("http", socket));
-        let https = self.https.iter().map(|socket| ("https", socket));
-        mqtt.chain(http).chain(https).filter_map(|(name, socket)| Some((name, socket.local_addr().ok()?))).collect()
-    }
-
-    fn demo(&self, options: &Options, folder: &DataFolder) -> Option<Demo> {
-        let addresses = self.addresses();
-        let find = |name| addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address);
-        let (http, mqtts) = (find("http")?, find("mqtts")?);
-        (options.demo > 0).then(|| Demo { count: options.demo, http, mqtts, folder: folder.clone() })
-    }
-}
-
-fn bind(name: &'static str, at: Listen) -> Result<Option<TcpListener>, Failure> {
-    let Some(address) = at.address() else { return Ok(None) };
-    listen(address).map(Some).map_err(|error| {
-        Failure::options(format!(
-            "--{name} {address}: {error}; stop what uses it, name another address, or port 0 for a free one"
-        ))
-    })
-}
-
-fn bound(
-    sockets: Vec<(&'static str, TcpListener)>,
-    mqtt_tls: &Arc<rustls::ServerConfig>,
-    anonymous: bool,
-) -> Result<Bound, Failure> {
-    let listener = |(name, socket): (&'static str, TcpListener)| {
-        let tls = match name {
-            "mqtts" => Some(mqtt_tls.clone()),
-            "wss" => Some(tls::websocket(mqtt_tls)),
-            _ => None,
-        };
-        let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
-        Ok((Listener { name, address, tls, websocket: name.starts_with("ws"), anonymous }, socket))
-    };
-    let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
-    Bound::adopt(listeners).map_err(|error| Failure::of("", &error))
 }

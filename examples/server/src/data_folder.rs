@@ -4,9 +4,11 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use iot_core::id::NodeId;
+use object_store::{ObjectStore, local::LocalFileSystem};
 
 use crate::failure::Failure;
 
@@ -49,6 +51,15 @@ impl DataFolder {
 
     pub(crate) fn outbox(&self) -> PathBuf {
         self.path.join("outbox")
+    }
+
+    /// Where images of firmware are kept.
+    pub(crate) fn images(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
+        let path = self.path.join("images");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| Failure::of("--data: ", &error))?;
+        let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| Failure::of("--data: ", &error))?;
+        Ok(Arc::new(store.with_fsync(true)))
     }
 
     pub(crate) fn demo_devices(&self) -> PathBuf {

@@ -12,6 +12,7 @@ mod logic;
 mod mail;
 mod observability;
 mod options;
+mod sockets;
 mod supervisor;
 mod tls;
 

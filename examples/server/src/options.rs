@@ -76,6 +76,14 @@ pub(crate) struct Settings {
     #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 
+    /// Where devices reach this server over HTTP, such as https://cloud.example [default: its own listener]
+    #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
+    public_url: Option<String>,
+
+    /// Let webhooks reach addresses of this machine, by http as well; for development
+    #[arg(long, env = "IOT_WEBHOOKS_TO_LOOPBACK", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    webhooks_to_loopback: Option<bool>,
+
     /// Where mail goes: smtps://USER:PASSWORD@HOST, smtp://… for STARTTLS [default: files in the data folder]
     #[arg(long, value_name = "URL", env = "IOT_SMTP", hide_env_values = true)]
     smtp: Option<MailServer>,
@@ -106,6 +114,8 @@ pub(crate) struct Options {
     pub(crate) demo: u32,
     pub(crate) allow_anonymous: bool,
     pub(crate) names: Vec<String>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) webhooks_to_loopback: bool,
     pub(crate) smtp: Option<MailServer>,
     pub(crate) mail_from: Option<String>,
 }
@@ -197,6 +207,8 @@ impl Settings {
             demo: self.demo.or(file.demo).unwrap_or(0),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
             names: self.name.or(file.name).unwrap_or_default(),
+            webhooks_to_loopback: self.webhooks_to_loopback.or(file.webhooks_to_loopback).unwrap_or(false),
+            public_url: self.public_url.or(file.public_url),
             smtp: self.smtp.or(file.smtp),
             mail_from: self.mail_from.or(file.mail_from),
         };

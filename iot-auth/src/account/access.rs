@@ -7,13 +7,16 @@ use iot_core::{
     id::{AccountId, LoginId, TenantId},
     keys::{KeyError, Purpose},
     secret::Secret,
-    store::{Key, MetaStore, MetaStoreExt, Revision, StoreError},
+    store::{Key, MetaStoreExt, Revision, StoreError},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use super::record::{Account, Login};
-use crate::auth::{Auth, AuthError};
+use crate::{
+    auth::{Auth, AuthError},
+    home::home_tuples,
+};
 
 /// For how long an access token is good. A connection that was opened with one goes on for as long as the sign-in stands.
 pub const ACCESS_VALIDITY: Duration = Duration::from_secs(15 * 60);
@@ -96,13 +99,4 @@ impl Auth {
 /// The records that [`Auth::login_grants`] reads.
 pub(crate) fn login_depends_on(tenant: &TenantId, account: &AccountId, login: &LoginId) -> Vec<Key> {
     vec![Account::key_of(tenant, account), Login::key_of(login), MembershipBell::key_of(tenant, account)]
-}
-
-/// What an account is to homes.
-pub(super) async fn home_tuples(
-    _meta: &dyn MetaStore,
-    _tenant: &TenantId,
-    _account: &AccountId,
-) -> Result<Vec<Tuple>, StoreError> {
-    Ok(vec![])
 }

@@ -38,6 +38,8 @@ use iot_core::{
 use tokio::sync::Semaphore;
 
 pub(crate) use self::access::{AccessToken, is_access_token, login_depends_on};
+use self::password::HashPool;
+pub(crate) use self::throttle::Limit;
 pub use self::{
     access::ACCESS_VALIDITY,
     code::{CODE_TRIES_MAX, CODE_VALIDITY},
@@ -55,7 +57,6 @@ pub use self::{
     staff::{StaffCreated, StaffSet},
     throttle::{THROTTLED_MAX, Throttle},
 };
-use self::{password::HashPool, throttle::Limit};
 use crate::{
     auth::{Auth, AuthError},
     token::random_text,
@@ -96,8 +97,8 @@ impl Default for AccountOptions {
 
 /// What [`Auth`] keeps in memory for accounts.
 pub(crate) struct Accounts {
-    pub(crate) options: AccountOptions,
-    pub(crate) resets: Arc<Semaphore>,
+    options: AccountOptions,
+    resets: Arc<Semaphore>,
     mailer: Option<Arc<dyn Mailer>>,
     hashes: HashPool,
     // Small sections, never across an await.
@@ -139,13 +140,13 @@ impl Auth {
     }
 
     /// Counts a try against a limit; the answer is for how long no further one is allowed.
-    fn spend(&self, key: &str, limit: Limit) -> Result<(), Duration> {
+    pub(crate) fn spend(&self, key: &str, limit: Limit) -> Result<(), Duration> {
         let now = self.clock.monotonic();
         self.accounts.throttle.lock().unwrap_or_else(PoisonError::into_inner).spend(key, limit, now)
     }
 
     /// Takes a try back that turned out to be a good one.
-    fn refund(&self, key: &str) {
+    pub(crate) fn refund(&self, key: &str) {
         self.accounts.throttle.lock().unwrap_or_else(PoisonError::into_inner).refund(key);
     }
 
@@ -157,7 +158,7 @@ impl Auth {
 }
 
 /// The part of an address that belongs to one customer of a network: all of IPv4, the first 56 bits of IPv6.
-fn network(from: IpAddr) -> String {
+pub(crate) fn network(from: IpAddr) -> String {
     match from.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

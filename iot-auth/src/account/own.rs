@@ -1,16 +1,17 @@
 use std::{net::IpAddr, time::Duration};
 
 use iot_core::{
-    access::{Principal, Relation},
+    access::Principal,
     home::MembershipBell,
     id::AccountId,
     secret::Secret,
     store::{Batch, Check, MetaStoreExt, Stored},
 };
 
-use super::{Password, SignedIn, access::home_tuples, password::Compared, record::Account};
+use super::{Password, SignedIn, password::Compared, record::Account};
 use crate::{
     auth::{Auth, AuthError, Step},
+    home::Leaving,
     token::Role,
 };
 
@@ -122,15 +123,14 @@ impl Auth {
         let Some(known) = self.meta.find::<Account>(&key).await? else {
             return Ok(Step::Answer(Deleted::NoSuchAccount));
         };
-        let homes = home_tuples(&*self.meta, &by.tenant, id).await?;
-        if homes.iter().any(|tuple| tuple.relation == Relation::Owner) {
+        let Leaving::Ready(left) = self.leaving_all_homes(by, id).await? else {
             return Ok(Step::Answer(Deleted::OwnsHomes));
-        }
+        };
         if known.document.staff == Some(Role::Admin) {
             return Ok(Step::Answer(Deleted::IsAdmin));
         }
         let logins = self.logins_of(&by.tenant, id).await?;
-        let mut batch = logins.iter().fold(Batch::default().remove(&known), Batch::remove);
+        let mut batch = logins.iter().fold(left.remove(&known), Batch::remove);
         batch.checks.push(match &bell {
             Some(bell) => Check::Version(bell_key, bell.version),
             None => Check::Absent(bell_key),

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::{error::Error, net::IpAddr, sync::Arc};
 
 use iot_core::{id::TokenId, secret::Secret, store::MetaStoreExt};
 
@@ -32,6 +32,21 @@ impl Auth {
     /// What is answered to whoever asks for a reset, before [`reset`](Self::reset) looks for the address.
     pub fn ask_reset() -> Result<ResetAsked, AuthError> {
         Ok(ResetAsked { confirmation: confirmation_id()? })
+    }
+
+    /// Answers whoever asks for a reset and then looks for the address, in a task of its own: the time that the answer takes says
+    /// nothing. A node that stops meanwhile forgets the mail, and the person asks again.
+    pub fn begin_reset(self: &Arc<Self>, email: EmailAddress, from: IpAddr) -> Result<ResetAsked, AuthError> {
+        let place = self.accounts.resets.clone().try_acquire_owned().map_err(|_| AuthError::Busy)?;
+        let (auth, asked) = (self.clone(), Self::ask_reset()?);
+        let answer = asked.clone();
+        tokio::spawn(async move {
+            let _held = place;
+            if let Err(error) = auth.reset(&asked, &email, from).await {
+                tracing::error!(%error, cause = ?error.source(), "no code could be mailed");
+            }
+        });
+        Ok(answer)
     }
 
     /// Mails a code to an address if it has an account. Takes longer if it has: answer first.

@@ -10,9 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use iot_core::{id::LoginId, problem::Problem};
-use iot_http::{
-    Body, Doc, Guard, Idempotency, Path, Person, ProblemResponse, Routes, identity::Connection, problem::unavailable,
-};
+use iot_http::{Body, Doc, Guard, Idempotency, Path, Person, ProblemResponse, Routes, identity::Connection};
 use serde_json::{Value, json};
 
 use super::{
@@ -27,7 +25,7 @@ use crate::{
         Deleted, EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, PasswordChanged, Refreshed, Registered, ResetDone,
         SignedIn, Verified,
     },
-    auth::{Auth, AuthError},
+    auth::Auth,
 };
 
 const CREDENTIALS: Guard = Guard::Public { why: "the password or the refresh token is the credential" };
@@ -317,25 +315,14 @@ async fn change_password(
     }
 }
 
-/// Answers before it looks for the address, so that the time says nothing; a node that stops meanwhile forgets the mail.
 async fn reset(
     State(auth): State<Arc<Auth>>,
     connection: Connection,
     Body(asked): Body<ResetWanted>,
 ) -> Result<Response, Refusal> {
     private(connection)?;
-    let (email, from) = (email(&asked.email)?, connection.peer.ip());
-    let place = auth.accounts.resets.clone().try_acquire_owned().map_err(|_| AuthError::Busy)?;
-    let asked = Auth::ask_reset()?;
-    let answer = Confirmation { confirmation: asked.confirmation.clone() };
-    tokio::spawn(async move {
-        let _held = place;
-        if let Err(error) = auth.reset(&asked, &email, from).await {
-            // Logs the cause; the person asks again when no mail comes.
-            let _told_nobody = unavailable(&error);
-        }
-    });
-    Ok(secret_answer(StatusCode::ACCEPTED, answer))
+    let asked = auth.begin_reset(email(&asked.email)?, connection.peer.ip())?;
+    Ok(secret_answer(StatusCode::ACCEPTED, Confirmation { confirmation: asked.confirmation }))
 }
 
 async fn confirm_reset(

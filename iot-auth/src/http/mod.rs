@@ -1,10 +1,14 @@
-//! Routes for the registry: sign-in, tokens, products, units, claims, homes, accounts, the audit log.
+//! Routes for the registry: sign-in, tokens, products, units, claims, accounts, the audit log; homes,
+//! their members, and bindings.
 //!
 //! No answer shows a secret twice, and none shows a code. See `docs/protocol.md` for the rules that hold for all of them.
 
 mod account_shapes;
 mod accounts;
+mod bindings;
 mod claims;
+mod homes;
+mod members;
 mod places;
 mod shapes;
 mod staff;
@@ -29,6 +33,9 @@ pub fn routes(auth: Arc<Auth>, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, auth);
     let routes = tokens::register(routes);
     let routes = places::register(routes);
+    let routes = homes::register(routes);
+    let routes = members::register(routes);
+    let routes = bindings::register(routes);
     let routes = units::register(routes);
     let routes = claims::register(routes);
     let routes = accounts::register(routes);

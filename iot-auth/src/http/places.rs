@@ -1,20 +1,13 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
-use iot_core::{
-    access::Permission,
-    device::Product,
-    home::Home,
-    id::{HomeId, ProductId},
-    problem::Problem,
-    store::MetaStoreExt,
-};
-use iot_http::{Body, Doc, Guard, Identity, Items, PageQuery, Path, ProblemResponse, Routes, Target};
+use iot_core::{access::Permission, device::Product, id::ProductId, problem::Problem, store::MetaStoreExt};
+use iot_http::{Body, Doc, Guard, Identity, Items, PageQuery, Path, ProblemResponse, Routes};
 use serde_json::json;
 
 use super::{
     checked_name,
-    shapes::{HomeAsked, HomeShown, ProductAsked, ProductShown},
+    shapes::{ProductAsked, ProductShown},
 };
 use crate::{
     auth::Auth,
@@ -24,7 +17,6 @@ use crate::{
 pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
     let (read, manage) = (Guard::Tenant(Permission::ReadDevice), Guard::Tenant(Permission::ManageDevices));
     let product = json!({ "id": "lamp", "name": "Lamp", "encoding": "json" });
-    let home = json!({ "id": "h1", "name": "Hill House" });
     let list = |summary, item: &serde_json::Value| {
         Doc::new(summary).paged().response(200, json!({ "items": [item], "next": null }))
     };
@@ -32,18 +24,10 @@ pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
         .request(json!({ "name": "Lamp", "encoding": "json" }))
         .response(200, product.clone())
         .response(201, product.clone());
-    let put_home_doc = Doc::new("Create or rename a home")
-        .request(json!({ "name": "Hill House" }))
-        .response(200, home.clone())
-        .response(201, home.clone());
     routes
         .get("/v1/products", read, list("Products", &product), products)
         .get("/v1/products/{product}", read, Doc::new("A product").response(200, product), product_of)
         .put("/v1/products/{product}", manage, put_product_doc, put_product)
-        .get("/v1/homes", read, list("Homes", &home), homes)
-        .get("/v1/homes/{home}", Guard::Home(Permission::ReadDevice), Doc::new("A home").response(200, home), home_of)
-        // Of the tenant: it may be that the home does not exist yet.
-        .put("/v1/homes/{home}", manage, put_home_doc, put_home)
 }
 
 async fn products(
@@ -78,34 +62,9 @@ async fn put_product(
     Ok((status(put), Json(ProductShown::of(product))))
 }
 
-async fn homes(
-    State(auth): State<Arc<Auth>>,
-    who: Identity,
-    page: PageQuery,
-) -> Result<Items<HomeShown>, ProblemResponse> {
-    let tenant = who.principal.tenant.as_str();
-    let found = auth.meta.page::<Home>("tenant", tenant, page.after.as_ref(), page.limit).await?;
-    Ok(Items::of(found, |stored| HomeShown::of(stored.document)))
-}
-
-async fn home_of(Target(home): Target<Home>) -> Json<HomeShown> {
-    Json(HomeShown::of(home.document))
-}
-
-async fn put_home(
-    State(auth): State<Arc<Auth>>,
-    who: Identity,
-    Path(id): Path<HomeId>,
-    Body(asked): Body<HomeAsked>,
-) -> Result<impl IntoResponse, ProblemResponse> {
-    let name = checked_name(&asked.name, NAME_BYTES_MAX)?.to_owned();
-    let put = auth.put_home(&who.principal, &id, &name).await?;
-    Ok((status(put), Json(HomeShown::of(Home { tenant: who.principal.tenant, id, name }))))
-}
-
 fn status(put: Put) -> StatusCode {
     match put {
         Put::Created => StatusCode::CREATED,
-        Put::Replaced => StatusCode::OK,
+        _ => StatusCode::OK,
     }
 }

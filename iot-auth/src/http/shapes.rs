@@ -2,7 +2,6 @@
 
 use iot_core::{
     device::{Device, Encoding, KeyState, Product, Stage},
-    home::Home,
     id::{DeviceId, HomeId, ProductId, TenantId, TokenId},
     secret::Secret,
     time::Timestamp,
@@ -131,24 +130,6 @@ pub(super) struct ProductShown {
 impl ProductShown {
     pub(super) fn of(product: Product) -> Self {
         Self { id: product.id, name: product.name, encoding: product.encoding }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct HomeAsked {
-    pub(super) name: String,
-}
-
-#[derive(Serialize)]
-pub(super) struct HomeShown {
-    id: HomeId,
-    name: String,
-}
-
-impl HomeShown {
-    pub(super) fn of(home: Home) -> Self {
-        Self { id: home.id, name: home.name }
     }
 }
 

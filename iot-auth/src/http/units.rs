@@ -103,6 +103,10 @@ async fn place(
         Moved::Done => show(&auth, &who.principal, &id).await,
         Moved::NoSuchHome => Err(Problem::not_found("home").into()),
         Moved::NoSuchDevice => Err(Problem::not_found("device").into()),
+        Moved::Owned => {
+            let detail = "people own one of the homes: their owner releases a device, and a binding code binds one";
+            Err(Problem::conflict("already_bound", detail).into())
+        }
     }
 }
 

@@ -80,9 +80,17 @@ impl Mailer for Smtp {
         let message = message.body(mail.text.expose().to_owned()).map_err(|e| rejected(e.into()))?;
         match self.transport.send(message).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_permanent() => Err(rejected(error.into())),
-            Err(error) => Err(MailError::Unavailable { backend: BACKEND, source: error.into() }),
+            Err(error) if error.is_permanent() => Err(rejected(cause(error))),
+            Err(error) => Err(MailError::Unavailable { backend: BACKEND, source: cause(error) }),
         }
+    }
+}
+
+/// What may be logged: servers repeat the address in the text of their refusals.
+fn cause(error: lettre::transport::smtp::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error.status() {
+        Some(code) => format!("the server answered {code}").into(),
+        None => error.into(),
     }
 }
 

@@ -127,6 +127,10 @@ impl Auth {
         for row in rows {
             let Some(id) = row.home.as_ref().filter(|id| !homes.contains_key(*id)) else { continue };
             match self.meta.find::<Home>(&Home::key_of(&by.tenant, id)).await? {
+                // A code binds a device to a home of people, and nothing else does.
+                Some(home) if home.document.owner().is_some() => {
+                    return Ok(Err(row.error(ImportErrorKind::Line, format!("{id} is a home of people"))));
+                }
                 Some(home) => homes.insert(id.clone(), home),
                 None => return Ok(Err(row.error(ImportErrorKind::Line, format!("there is no home {id}")))),
             };

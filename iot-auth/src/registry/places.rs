@@ -19,6 +19,8 @@ pub enum Put {
     Created,
     /// It was there, and is now as was asked.
     Replaced,
+    /// It is a home that somebody owns: it is theirs to name.
+    Owned,
 }
 
 impl Auth {
@@ -34,10 +36,24 @@ impl Auth {
         self.put(by, "product_put", &product).await
     }
 
-    /// Creates or renames a home of the tenant of `by`, who may do so.
+    /// Creates or renames a home of the tenant of `by`, who may do so for the vendor. A home of people is left to them.
     pub async fn put_home(&self, by: &Principal, id: &HomeId, name: &str) -> Result<Put, AuthError> {
-        let home = Home { tenant: by.tenant.clone(), id: id.clone(), name: name.to_owned() };
-        self.put(by, "home_put", &home).await
+        let new = Home::without_owner(by.tenant.clone(), id.clone(), name);
+        let key = new.key();
+        let put = self
+            .settle(|| async {
+                let batch = Batch::default().audited(self.done(by, "home_put", &key));
+                Ok(match self.meta.find::<Home>(&key).await? {
+                    Some(former) if former.document.owner().is_some() => Step::Answer(Put::Owned),
+                    Some(former) => Step::Commit(batch.replace(&former, &new), Put::Replaced),
+                    None => Step::Commit(batch.create(&new), Put::Created),
+                })
+            })
+            .await?;
+        if put == Put::Owned {
+            self.refused(self.done(by, "home_put", &key), "home_of_people").await?;
+        }
+        Ok(put)
     }
 
     async fn put<T: Document>(&self, by: &Principal, action: &str, document: &T) -> Result<Put, AuthError> {

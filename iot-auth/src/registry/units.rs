@@ -30,6 +30,8 @@ pub enum Moved {
     NoSuchDevice,
     /// There is no such home.
     NoSuchHome,
+    /// It is bound, or that home is somebody's: only an owner releases a device, and only a code binds one.
+    Owned,
 }
 
 impl Auth {
@@ -72,7 +74,7 @@ impl Auth {
         .await
     }
 
-    /// Places a device in a home of its tenant, or in none. Both homes' records are checked and written, so that the move is
+    /// Places a device in a home that the vendor keeps, or in none, out of another such home or none. Both homes' records are checked and written, so that the move is
     /// ordered with everything else that touches them.
     pub async fn move_device(
         &self,
@@ -80,25 +82,31 @@ impl Auth {
         device: &DeviceId,
         home: Option<&HomeId>,
     ) -> Result<Moved, AuthError> {
-        self.settle(|| async {
-            let Some(stored) = self.device(by, device).await? else { return Ok(Step::Answer(Moved::NoSuchDevice)) };
-            let former = stored.document.home.clone();
-            if former.as_ref() == home {
-                return Ok(Step::Answer(Moved::Done));
-            }
-            let moved = Device { home: home.cloned(), ..stored.document.clone() };
-            let mut batch = self.change(by, "device_move", &stored, &moved);
-            for (id, must_be) in [(former.as_ref(), false), (home, true)] {
-                let Some(id) = id else { continue };
-                match self.meta.find::<Home>(&Home::key_of(&by.tenant, id)).await? {
-                    Some(home) => batch = batch.replace(&home, &home.document),
-                    None if must_be => return Ok(Step::Answer(Moved::NoSuchHome)),
-                    None => {}
+        let moved = self
+            .settle(|| async {
+                let Some(stored) = self.device(by, device).await? else { return Ok(Step::Answer(Moved::NoSuchDevice)) };
+                let former = stored.document.home.clone();
+                if former.as_ref() == home {
+                    return Ok(Step::Answer(Moved::Done));
                 }
-            }
-            Ok(Step::Commit(batch, Moved::Done))
-        })
-        .await
+                let moved = Device { home: home.cloned(), ..stored.document.clone() };
+                let mut batch = self.change(by, "device_move", &stored, &moved);
+                for (id, must_be) in [(former.as_ref(), false), (home, true)] {
+                    let Some(id) = id else { continue };
+                    match self.meta.find::<Home>(&Home::key_of(&by.tenant, id)).await? {
+                        Some(home) if home.document.owner().is_some() => return Ok(Step::Answer(Moved::Owned)),
+                        Some(home) => batch = batch.replace(&home, &home.document),
+                        None if must_be => return Ok(Step::Answer(Moved::NoSuchHome)),
+                        None => {}
+                    }
+                }
+                Ok(Step::Commit(batch, Moved::Done))
+            })
+            .await?;
+        if moved == Moved::Owned {
+            self.refused(self.done(by, "device_move", &Device::key_of(&by.tenant, device)), "home_of_people").await?;
+        }
+        Ok(moved)
     }
 
     async fn device(&self, by: &Principal, id: &DeviceId) -> Result<Option<Stored<Device>>, AuthError> {

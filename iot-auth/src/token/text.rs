@@ -1,6 +1,6 @@
 use aws_lc_rs::rand;
 use data_encoding::BASE32_NOPAD;
-use iot_core::{id::TokenId, secret::Secret};
+use iot_core::{code::Code, id::TokenId, secret::Secret};
 
 use crate::AuthError;
 
@@ -70,6 +70,13 @@ pub(crate) fn random_text<const BYTES: usize>() -> Result<String, AuthError> {
     let mut bytes = [0; BYTES];
     rand::fill(&mut bytes).map_err(|_| AuthError::Random)?;
     Ok(BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+}
+
+/// A new code, to be shown by a device or handed on by people.
+pub(crate) fn random_code() -> Result<Code, AuthError> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| AuthError::Random)?;
+    Ok(Code::from_random(bytes))
 }
 
 #[cfg(test)]

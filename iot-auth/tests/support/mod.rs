@@ -3,7 +3,10 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part")]
 
 use std::{
+    collections::BTreeSet,
+    fmt,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,23 +16,28 @@ use iot_auth::{
     Auth,
     account::{Account, AccountOptions, EmailAddress, LoggedIn, Password, Registered, SignedIn, Verified},
     ca::{DeviceCa, SigningRequest},
+    home::{InviteAsked, Invited, home_tuples},
     keys::FileKeyRing,
     registry::{Claim, Claimed, Import},
 };
 use iot_core::{
-    access::{Authentication, Credentials, Principal, Proof, Refusal, Subject},
+    access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Resource, Subject, check},
     clock::{Clock, ManualClock},
-    device::{Device, Encoding},
-    id::{AccountId, DeviceId, HomeId, ProductId, TenantId, TokenId},
+    device::{Device, Encoding, Stage},
+    home::{self, Home, Ruling},
+    id::{AccountId, DeviceId, HomeId, LoginId, OwnershipEpoch, ProductId, TenantId, TokenId},
     keys::KeyRing,
     mail::{Mail, MailError, Mailer},
     secret::Secret,
-    store::{Audit, Key, MetaStore, MetaStoreExt, Revision, Stores},
+    service::{Call, DeviceCall},
+    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, Revision, Stores},
     time::Timestamp,
 };
-use iot_store::{StoreLimits, memory::Memory};
+use iot_store::{StoreLimits, memory::Memory, sqlite::Sqlite};
 use rcgen::{CertificateParams, KeyPair};
+use serde_json::Value;
 use tempfile::TempDir;
+use tower::ServiceExt;
 
 /// Keeps what it is given.
 #[derive(Debug, Default)]
@@ -93,6 +101,11 @@ impl Cloud {
         Self::over(Stores::new(Memory::new(StoreLimits::default()))).await
     }
 
+    /// Over the backend that a deployment has by default, in a folder.
+    pub async fn on_disk(folder: &Path) -> Self {
+        Self::over(Stores::new(Sqlite::open(folder, StoreLimits::default()).await.unwrap())).await
+    }
+
     pub async fn over(stores: Stores) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-11-23T00:00:00Z").unwrap()));
         let folder = tempfile::tempdir().unwrap();
@@ -111,6 +124,11 @@ impl Cloud {
     /// Another node over the same records.
     pub async fn another_node(&self) -> Arc<Auth> {
         auth(&self.stores, &self.keys, &self.clock, &self.folder, &self.mails).await
+    }
+
+    /// Another node over the same records, whose clock says something else.
+    pub async fn node_at(&self, at: Timestamp) -> Arc<Auth> {
+        auth(&self.stores, &self.keys, &Arc::new(ManualClock::at(at)), &self.folder, &self.mails).await
     }
 
     pub async fn ca(&self) -> DeviceCa {
@@ -198,6 +216,99 @@ impl Cloud {
         assert_eq!(audit[0].refused.as_deref(), Some(why));
     }
 
+    /// The oracle of every refused attack: nothing was written but one audit entry with this reason, and neither the reply nor
+    /// anything that is stored shows one of the secrets.
+    pub async fn left_nothing(&self, before: Before, why: &str, reply: impl fmt::Debug, secrets: &[&str]) {
+        let tenant = before.tenant.clone();
+        self.refused_only(before, why).await;
+        let (reply, stored) = (format!("{reply:?}"), self.dump(&tenant).await);
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            let bare = secret.replace('-', "");
+            for text in [&reply, &stored] {
+                assert!(!text.contains(secret) && !text.contains(&bare), "a secret is shown");
+            }
+        }
+    }
+
+    /// Everything that is stored about people and bindings, and the audit log, as text.
+    pub async fn dump(&self, tenant: &TenantId) -> String {
+        let changes = self.meta.changes(Revision::default(), 100_000).await.unwrap();
+        let keys: BTreeSet<Key> = changes.into_iter().flat_map(|change| change.keys).collect();
+        let records = self.meta.get(&keys.into_iter().collect::<Vec<_>>()).await.unwrap();
+        let bodies: Vec<_> = records.into_iter().flatten().map(|record| record.body).collect();
+        format!("{bodies:?} {:?}", self.audit(tenant).await)
+    }
+
+    /// A unit in service, as after its first connection.
+    pub async fn activated(&self, id: &str) -> Device {
+        let unit = Device {
+            tenant: TenantId::parse("acme").unwrap(),
+            product: ProductId::parse("lamp").unwrap(),
+            id: device(id),
+            p_code: id.to_uppercase().parse().unwrap(),
+            stage: Stage::Activated,
+            epoch: OwnershipEpoch(0),
+            home: None,
+            keys: vec![],
+            created: self.clock.timestamp(),
+        };
+        assert!(self.meta.commit_or_conflict(Batch::default().create(&unit)).await.unwrap());
+        unit
+    }
+
+    pub async fn unit(&self, id: &str) -> Device {
+        self.device(&operator("acme"), id).await
+    }
+
+    /// What the binding service says to a unit as it is now.
+    pub async fn device_asks(&self, id: &str, payload: &str) -> Value {
+        let (device, payload) = (Arc::new(self.unit(id).await), payload.as_bytes().to_vec());
+        let call = DeviceCall { device, call: Call::Asked(payload.into()) };
+        let answer = self.auth.binding_service().oneshot(call).await.unwrap();
+        answer.map_or(Value::Null, |answer| serde_json::from_slice(&answer).unwrap())
+    }
+
+    /// A code that the unit shows, as somebody beside it reads it.
+    pub async fn shown_code(&self, id: &str) -> String {
+        let told = self.device_asks(id, r#"{"type":"present","for_s":120}"#).await;
+        assert_eq!((&told["type"], &told["expires_s"]), (&"code".into(), &120.into()), "{told}");
+        told["code"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn home_of(&self, owner: &Principal) -> HomeId {
+        match self.auth.create_home(owner, "a home").await.unwrap() {
+            Ruling::Changed(home) => home.id,
+            Ruling::Refused(why) => panic!("{why:?}"),
+        }
+    }
+
+    pub async fn home_record(&self, id: &HomeId) -> Home {
+        let key = Home::key_of(&TenantId::parse("acme").unwrap(), id);
+        self.meta.find(&key).await.unwrap().unwrap().document
+    }
+
+    /// Lets somebody into a home, by an invitation.
+    pub async fn let_in(&self, by: &Principal, home: &HomeId, who: &Principal, role: home::Role) {
+        let code = self.invited(by, home, &InviteAsked::one(role)).await;
+        let ruling = self.auth.accept_invite(who, &code, peer().ip()).await.unwrap();
+        assert!(matches!(ruling, Ruling::Changed(_)), "{ruling:?}");
+    }
+
+    pub async fn invited(&self, by: &Principal, home: &HomeId, asked: &InviteAsked) -> Secret {
+        match self.auth.invite(by, home, asked).await.unwrap() {
+            Invited::Done(issued) => issued.code,
+            Invited::Refused(why) => panic!("{why:?}"),
+        }
+    }
+
+    /// Whether somebody may do something to a unit now, by the homes that they are in.
+    pub async fn may(&self, who: &Principal, permission: Permission, unit: &Device) -> bool {
+        let Subject::Account { account, .. } = &who.subject else { panic!("no person") };
+        let tuples = home_tuples(&*self.meta, &who.tenant, account).await.unwrap();
+        let grants = Grants { revision: Revision::default(), tuples };
+        check(&grants, permission, &Resource::device(unit), self.clock.timestamp()).allow
+    }
+
     pub async fn audit(&self, tenant: &TenantId) -> Vec<Audit> {
         self.meta.audit(tenant, None, 1_000).await.unwrap().items
     }
@@ -232,6 +343,20 @@ pub fn ip() -> IpAddr {
 pub fn operator(tenant: &str) -> Principal {
     let subject = Subject::Token(TokenId::parse("operator").unwrap());
     Principal { tenant: TenantId::parse(tenant).unwrap(), subject }
+}
+
+/// Somebody with an account of `acme`.
+pub fn person(name: &str) -> Principal {
+    person_of("acme", name)
+}
+
+pub fn person_of(tenant: &str, name: &str) -> Principal {
+    let subject = Subject::Account { account: account(name), login: LoginId::parse("login").unwrap() };
+    Principal { tenant: TenantId::parse(tenant).unwrap(), subject }
+}
+
+pub fn account(name: &str) -> AccountId {
+    AccountId::parse(name).unwrap()
 }
 
 pub fn device(id: &str) -> DeviceId {

@@ -5,6 +5,11 @@ mod devices;
 mod live;
 mod telemetry;
 mod twin;
+#[cfg(feature = "webhooks")]
+mod webhooks;
+
+#[cfg(feature = "webhooks")]
+pub use webhooks::webhook_routes;
 
 use iot_core::{access::Permission, problem::Problem};
 use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};

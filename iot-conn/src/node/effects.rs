@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use iot_core::{
     command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, Offline},
+    device::Device,
     id::{CommandId, DeviceId, TenantId},
     logic::{Action, Effect},
     store::{Batch, Committed, Document, IndexKey, Key, MetaStoreExt, StoreError, Stored},
@@ -122,6 +123,7 @@ async fn set_alarm(
             // A crash may have come between the record and its announcement.
             if let Some(stored) = present.filter(|stored| stored.document.cause == effect.cause.to_string()) {
                 announce_alarm(node, &stored.document);
+                notify_alarm(node, &stored.document, effect.index).await?;
             }
             return Ok(());
         }
@@ -143,9 +145,18 @@ async fn set_alarm(
         if let Committed::Done(_) = committed {
             metrics::counter!("iot_alarms_total", "active" => if active { "true" } else { "false" }).increment(1);
             announce_alarm(node, &alarm);
-            return Ok(());
+            return notify_alarm(node, &alarm, effect.index).await;
         }
     }
+}
+
+/// An alarm of a device that is gone is nobody's.
+async fn notify_alarm(node: &Inner, alarm: &Alarm, index: u16) -> Result<(), StoreError> {
+    let Some(notifier) = &node.notifier else { return Ok(()) };
+    let found: Option<Stored<Device>> = node.stores.meta.find(&Device::key_of(&alarm.tenant, &alarm.device)).await?;
+    let Some(device) = found else { return Ok(()) };
+    let pushed = notifier.alarm(alarm, &device.document, index).await;
+    pushed.map_err(|error| StoreError::Unavailable { backend: "push", source: Box::new(error) })
 }
 
 fn announce_alarm(node: &Inner, alarm: &Alarm) {

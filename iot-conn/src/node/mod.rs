@@ -10,6 +10,7 @@ mod gate;
 mod ingest;
 pub(crate) mod live;
 mod mailbox;
+mod notify;
 mod offers;
 mod opening;
 mod places;
@@ -37,6 +38,7 @@ use iot_core::{
     id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
+    push::Push,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
     store::{Revision, StoreError, Stores},
@@ -96,6 +98,7 @@ pub(crate) struct Inner {
     pub(crate) looked_at_us: AtomicU64,
     pub(crate) tail: Arc<Tail>,
     pub(crate) live: LiveHub,
+    pub(crate) notifier: Option<notify::Notifier>,
     pub(crate) changes: AtomicU64,
     draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
@@ -161,6 +164,7 @@ pub struct Builder<A> {
     services: HashMap<ServiceName, BoxDeviceService>,
     registry: Arc<Registry>,
     live: LiveHub,
+    push: Option<Arc<dyn Push>>,
     auth: A,
 }
 
@@ -186,6 +190,7 @@ impl Node {
             services: HashMap::new(),
             registry: Arc::default(),
             live: LiveHub::default(),
+            push: None,
             auth: Unauthenticated(()),
         }
     }
@@ -248,6 +253,13 @@ impl Node {
         workers.spawn("commands", inner.commander.clone().run_finals());
         let mut background = Workers::default();
         background.spawn("changes", watch::run(inner.clone(), seen));
+        let node = inner.clone();
+        background.spawn("notifications", async move {
+            match &node.notifier {
+                Some(notifier) => notifier.run().await,
+                None => std::future::pending().await,
+            }
+        });
         background.spawn("sweep", sweep::run(inner.clone()));
         background.spawn("deadlines", inner.commander.clone().run_timer());
         let mut readers = Workers::default();
@@ -404,6 +416,14 @@ impl<A> Builder<A> {
         self
     }
 
+    /// Who is told when alarms change and devices come and go. An alarm's change counts as carried out once `push` has
+    /// taken it; presence is told as well as can be: what finds the queue full or the node ending is lost.
+    #[must_use]
+    pub fn notify(mut self, push: Arc<dyn Push>) -> Self {
+        self.push = Some(push);
+        self
+    }
+
     /// A service that devices ask on `up/service/<name>`. One of the same name replaces it.
     #[must_use]
     pub fn service(mut self, name: ServiceName, service: BoxDeviceService) -> Self {
@@ -434,6 +454,7 @@ impl Builder<Unauthenticated> {
             services: self.services,
             registry: self.registry,
             live: self.live,
+            push: self.push,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -475,6 +496,7 @@ impl Builder<Authenticated> {
             looked_at_us: AtomicU64::new(0),
             tail: Arc::new(Tail::new()),
             live: self.live,
+            notifier: self.push.map(notify::Notifier::new),
             changes: AtomicU64::new(0),
             draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),

@@ -406,6 +406,9 @@ impl Inner {
         let tenant = &link.principal.tenant;
         self.directory.set(tenant, &device.id, presence.clone());
         self.live.presence(tenant, &device.id, device.epoch, &presence);
+        if let Some(notifier) = &self.notifier {
+            notifier.presence(tenant, device, &presence);
+        }
         match self.status_message(tenant, &device.id, &presence).await {
             Ok(Some(message)) => {
                 self.route(None, message, None, &super::gate::Gate::open());

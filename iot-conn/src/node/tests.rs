@@ -8,6 +8,8 @@ mod delivery;
 mod live;
 mod mailbox;
 #[cfg(feature = "device")]
+mod notify;
+#[cfg(feature = "device")]
 mod people;
 #[cfg(feature = "device")]
 mod permissions;

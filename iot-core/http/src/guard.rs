@@ -57,9 +57,13 @@ async fn admit(context: &GuardContext, guard: Guard, parts: &mut Parts) -> Resul
     let tenant = &identity.principal.tenant;
     match guard {
         Guard::Public { .. } | Guard::SignedIn => Ok(()),
-        Guard::Account if matches!(identity.principal.subject, Subject::Account { .. }) => Ok(()),
+        Guard::Account | Guard::TenantOrAccount(_) if matches!(identity.principal.subject, Subject::Account { .. }) => {
+            Ok(())
+        }
         Guard::Account => Err(refuse(context, &identity, "not_an_account", parts).await),
-        Guard::Tenant(permission) => require(context, &identity, permission, &Resource::tenant(tenant), parts).await,
+        Guard::Tenant(permission) | Guard::TenantOrAccount(permission) => {
+            require(context, &identity, permission, &Resource::tenant(tenant), parts).await
+        }
         Guard::Device(permission) => {
             let text = parameter(parts, "device").await;
             let key = DeviceId::parse(&text).map(|id| Device::key_of(tenant, &id));

@@ -40,6 +40,10 @@ fn operation(route: &RouteInfo, doc: &Doc) -> Value {
         Guard::Account => ("needs a signed-in account".to_owned(), json!([{ "bearer": [] }])),
         Guard::SignedIn => ("needs a token of anybody".to_owned(), json!([{ "bearer": [] }])),
         Guard::Tenant(permission) => (needs(permission, "the tenant"), json!([{ "bearer": [] }])),
+        Guard::TenantOrAccount(permission) => {
+            let needs = format!("{}, or a signed-in account for what is its own", needs(permission, "the tenant"));
+            (needs, json!([{ "bearer": [] }]))
+        }
         Guard::Device(permission) => (needs(permission, "the device"), json!([{ "bearer": [] }])),
         Guard::Home(permission) => (needs(permission, "the home"), json!([{ "bearer": [] }])),
     };

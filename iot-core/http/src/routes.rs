@@ -38,6 +38,9 @@ pub enum Guard {
     SignedIn,
     /// A principal with this permission on its tenant.
     Tenant(Permission),
+    /// A principal with this permission on its tenant, or any account. The handler shows and changes what belongs to that account
+    /// only, where the account has not the permission itself.
+    TenantOrAccount(Permission),
     /// A principal with this permission on the device that `{device}` in the path names; the handler may take
     /// [`Target<Device>`](crate::Target). An unknown device is `404` for those who have the permission on the tenant, else `403`.
     Device(Permission),

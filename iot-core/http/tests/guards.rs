@@ -51,7 +51,7 @@ async fn furnished() -> Site {
         keys: vec![],
         created: Timestamp::EPOCH,
     };
-    let home = Home { tenant: acme(), id: HomeId::parse("h1").unwrap(), name: "Hill House".to_owned() };
+    let home = Home::without_owner(acme(), HomeId::parse("h1").unwrap(), "Hill House");
     assert!(site.meta.commit_or_conflict(Batch::default().create(&device).create(&home)).await.unwrap());
     site
 }
@@ -62,7 +62,7 @@ async fn every_guarded_route_refuses() {
     let site = furnished().await;
     let routes = routes(&site);
     let list = routes.list().to_vec();
-    assert_eq!(list.len(), 5);
+    assert_eq!(list.len(), 6);
     let router = serve(routes);
     let mut refused = 0;
     for route in list.iter().filter(|route| !matches!(route.guard, Guard::Public { .. })) {
@@ -103,6 +103,11 @@ async fn a_route_for_accounts_refuses_all_others_and_knows_whose_it_is() {
         assert_eq!(site.audit().await[0].refused.as_deref(), Some("not_an_account"));
     }
     assert_eq!(site.audit().await.len(), 2);
+    let either = site.routes().get("/v1/all", Guard::TenantOrAccount(PERMISSION), Doc::new("all"), async || "ok");
+    let either = serve(either);
+    for (token, status) in [("", 401), ("topics", 403), ("viewer", 403), ("admin", 200), ("person", 200)] {
+        assert_eq!(ask(&either, "GET /v1/all", token).await.0, status, "{token}");
+    }
     assert_eq!(ask(&router, "GET /v1/whole", "admin").await.0, StatusCode::FORBIDDEN, "an administrator is no account");
 }
 

@@ -53,7 +53,6 @@ impl Load {
 
     pub(super) fn read(&mut self, image: &Image, chunk: u32) -> Next {
         if chunk == 0 {
-            self.missing.clear();
             self.whole = Hasher::new();
         }
         self.at = At::Reading { chunk };

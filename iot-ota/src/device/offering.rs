@@ -65,7 +65,6 @@ impl Updater {
             return Offered::Continued;
         }
         self.forget_job();
-        self.state.set_image(self.state.active.other(), None);
         let (rollout, release) = (offer.rollout.clone(), offer.release.clone());
         self.state.job = Some(Job { rollout, release, stage: Stage::Loading { activations: 0 } });
         self.link = Some(offer.url.clone());

@@ -140,7 +140,7 @@ impl State {
         if state.format == FORMAT { Ok(state) } else { Err(StateError::Format(state.format)) }
     }
 
-    /// What a slot holds, if it is whole and known.
+    /// What was last known to be good in a slot.
     pub(super) fn image(&self, slot: Slot) -> Option<&Running> {
         match slot {
             Slot::A => self.a.as_ref(),

@@ -205,7 +205,8 @@ impl Updater {
     /// Reads the slot that does not run and loads what differs, once it is known which one that is.
     pub(super) fn begin_load(&mut self) {
         let (Some(manifest), Some(running)) = (&self.manifest, self.running) else { return };
-        if matches!(self.state.stage(), Some(Stage::Loading { .. })) && running == self.state.active {
+        if matches!(self.state.stage(), Some(Stage::Loading { .. })) {
+            debug_assert_eq!(running, self.state.active, "a download begins where the good image runs");
             let mut load = Load::new(running.other());
             if let Next::Do(action) = load.read(&manifest.image, 0) {
                 self.step = Some(action);

@@ -121,6 +121,10 @@ fn ot_1_a_signature_under_the_name_of_another_key() {
     let mut named = signed(&[9]);
     named.signatures[0].key_id = key(1).public().id();
     assert_eq!(code(&trust, &named), "signatures_insufficient");
+    // Nor does the right key under another name.
+    let mut unnamed = signed(&[1]);
+    unnamed.signatures[0].key_id = key(9).public().id();
+    assert_eq!(code(&trust, &unnamed), "signatures_insufficient");
     // It does not spoil a valid one beside it.
     named.signatures.push(signed(&[1]).signatures[0]);
     assert_eq!(code(&trust, &named), "accepted");
@@ -181,6 +185,14 @@ fn ot_6_the_largest_release_fits_its_bounds_and_one_packet() {
     assert!(serde_json::to_vec(&signed).unwrap().len() <= SIGNED_BYTES_MAX);
     assert!(verify(&trust(8, &[1, 2, 3, 4, 5, 6, 7, 8]), &signed).is_ok());
     const { assert!(crate::wire::DOWN_BYTES_MAX < 256 * 1024) };
+    let mut more_chunks = largest.clone();
+    more_chunks.image.chunk_bytes = CHUNK;
+    more_chunks.image.size_bytes = u64::from(CHUNK * CHUNKS_MAX);
+    assert!(SignedRelease::sign(&more_chunks, &[]).is_ok());
+    more_chunks.image.size_bytes += 1;
+    more_chunks.image.chunks.push(Digest::of(b""));
+    (more_chunks.notes, more_chunks.hardware) = (String::new(), manifest().hardware);
+    assert_eq!(SignedRelease::sign(&more_chunks, &[]).unwrap_err().code(), "manifest_invalid");
     largest.image.size_bytes += 1;
     assert_eq!(SignedRelease::sign(&largest, &[]).unwrap_err().code(), "image_too_large");
 }

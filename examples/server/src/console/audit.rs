@@ -1,9 +1,12 @@
 //! The audit log: who did or tried what.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use axum::extract::State;
 use iot_core::{
-    id::TenantId,
+    access::{Principal, Subject},
+    id::{AccountId, LoginId, TenantId, TokenId},
     problem::Cursor,
     store::{Audit, MetaStore, StoreError},
     time::Timestamp,
@@ -13,7 +16,7 @@ use serde::Deserialize;
 
 use super::{
     Console,
-    page::{Answer, Shell, encoded, page},
+    page::{Answer, Shell, encoded, name_of, page},
     show::Moment,
 };
 
@@ -34,8 +37,59 @@ pub(super) struct Entry {
     pub(super) refused: String,
 }
 
+/// Names of those who act, by how the log writes them. Each is looked up once.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashMap<String, String>);
+
+impl Names {
+    pub(super) async fn of(
+        console: &Console,
+        tenant: &TenantId,
+        actors: impl Iterator<Item = &str> + Send,
+    ) -> Result<Self, StoreError> {
+        let mut names = HashMap::new();
+        for actor in actors {
+            if names.contains_key(actor) {
+                continue;
+            }
+            if let Some(subject) = person_or_token(actor) {
+                let principal = Principal { tenant: tenant.clone(), subject };
+                names.insert(actor.to_owned(), name_of(console, &principal).await?);
+            }
+        }
+        Ok(Self(names))
+    }
+
+    fn show(&self, entry: &Audit) -> String {
+        let kind_and_id = || {
+            let own = format!("{}/", entry.tenant);
+            entry.actor.replacen(&own, "", 1).replacen('/', " ", 1).replacen("claim_token", "claim token", 1)
+        };
+        self.0.get(&entry.actor).cloned().unwrap_or_else(kind_and_id)
+    }
+}
+
+fn person_or_token(actor: &str) -> Option<Subject> {
+    let mut parts = actor.splitn(3, '/').skip(1);
+    match (parts.next()?, parts.next()?) {
+        ("account", id) => {
+            let login = LoginId::parse("none").expect("it is an identifier");
+            Some(Subject::Account { account: AccountId::parse(id).ok()?, login })
+        }
+        ("token", id) => Some(Subject::Token(TokenId::parse(id).ok()?)),
+        _ => None,
+    }
+}
+
+/// Entries as they are shown.
+pub(super) async fn shown(console: &Console, tenant: &TenantId, entries: Vec<Audit>) -> Result<Vec<Entry>, StoreError> {
+    let names = Names::of(console, tenant, entries.iter().map(|entry| entry.actor.as_str())).await?;
+    let now = console.now();
+    Ok(entries.into_iter().map(|entry| Entry::of(entry, &names, now)).collect())
+}
+
 impl Entry {
-    pub(super) fn of(entry: Audit, now: Timestamp) -> Self {
+    fn of(entry: Audit, names: &Names, now: Timestamp) -> Self {
         let own = format!("{}/", entry.tenant);
         let without_tenant = |text: &str| text.replacen(&own, "", 1);
         let subject = without_tenant(&entry.subject);
@@ -46,7 +100,7 @@ impl Entry {
         };
         Self {
             at: Moment::of(entry.at, now),
-            actor: without_tenant(&entry.actor).replacen('/', " ", 1).replacen("claim_token", "claim token", 1),
+            actor: names.show(&entry),
             action: entry.action.replace('_', " "),
             subject: in_words(&subject),
             link,
@@ -99,8 +153,7 @@ pub(super) async fn show(State(console): State<Console>, who: Identity, Query(fi
     let after = filter.cursor.as_deref().and_then(Cursor::decode);
     let tenant = &who.principal.tenant;
     let (found, next) = look(&console, tenant, after, ROWS, |entry| filter.fits(entry)).await?;
-    let now = console.now();
-    let entries = found.into_iter().map(|entry| Entry::of(entry, now)).collect();
+    let entries = shown(&console, tenant, found).await?;
     let next = next.map(|cursor| filter.query(&cursor)).unwrap_or_default();
     Ok(page(&AuditPage { shell, filter, entries, next }))
 }

@@ -16,7 +16,8 @@ use iot_http::{Identity, Target};
 use serde::Deserialize;
 
 use super::{
-    Console, device,
+    Console,
+    device::{self, Refused},
     page::{Answer, Wrong, see},
     show::{self, Moment},
 };
@@ -115,7 +116,10 @@ pub(super) async fn send(
     }
     let args = match args_of(&asked) {
         Ok(args) => args,
-        Err(wrong) => return Ok(device::refused(&console, &who, device, asked, (422, wrong)).await?),
+        Err(wrong) => {
+            let refused = Refused { asked, wrong, status: 422, ..Refused::default() };
+            return device::refused(&console, &who, device, refused).await;
+        }
     };
     let id: CommandId = uuid::Uuid::now_v7().to_string().parse()?;
     let waits = !asked.wait.is_empty();
@@ -145,7 +149,8 @@ pub(super) async fn send(
     };
     if let Some((status, field, what)) = refusal {
         let wrong = Wrong::default().with(field, what);
-        return Ok(device::refused(&console, &who, device, asked, (status, wrong)).await?);
+        let refused = Refused { asked, wrong, status, ..Refused::default() };
+        return device::refused(&console, &who, device, refused).await;
     }
     commander.wait(&device.tenant, &id, WAIT).await?;
     Ok(see(&format!("/devices/{}?command={id}#command", device.id)))

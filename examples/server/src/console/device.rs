@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{extract::State, response::Response};
+use axum::extract::State;
 use iot_core::{
     access::{Permission, Resource, check},
     device::{Device, DeviceKey, KeyState, Stage},
@@ -11,7 +11,7 @@ use iot_core::{
     store::{Aggregate, Bucket, LatestValue, Series, StoreError},
     time::Timestamp,
 };
-use iot_http::{Identity, Query, Target};
+use iot_http::{Identity, ProblemResponse, Query, Target};
 use serde::Deserialize;
 
 use super::{
@@ -20,7 +20,9 @@ use super::{
     devices::Row,
     page::{Answer, Shell, Wrong, page, page_as},
     show::{self, Moment},
+    sign_in::sentence,
     timeline::{self, Happening},
+    twin::{TwinShown, Wanted},
 };
 
 /// Spans of the chart: the word in the address, seconds, seconds of a bucket.
@@ -48,10 +50,21 @@ pub(super) struct DevicePage {
     may_see_values: bool,
     may_control: bool,
     chart: Option<Chart>,
+    /// What it should be and is; `None` for those who may not see that.
+    twin: Option<TwinShown>,
+    update: UpdateShown,
     asked: Asked,
+    wanted: Wanted,
     wrong: Wrong,
     receipt: Option<ReceiptShown>,
     happenings: Vec<Happening>,
+}
+
+/// What it runs, and why it is updated or is not.
+struct UpdateShown {
+    /// Empty if it never said.
+    runs: String,
+    why: String,
 }
 
 struct KeyShown {
@@ -113,20 +126,24 @@ pub(super) async fn show(
     Ok(page(&DevicePage { receipt, ..shown }))
 }
 
-/// The page with a command that could not be sent.
-pub(super) async fn refused(
-    console: &Console,
-    who: &Identity,
-    device: Device,
-    asked: Asked,
-    (status, wrong): (u16, Wrong),
-) -> Result<Response, StoreError> {
-    let shown = compose(console, who, device, View::default()).await?;
-    let status = axum::http::StatusCode::from_u16(status).unwrap_or_default();
-    Ok(page_as(status, &DevicePage { asked, wrong, ..shown }))
+/// A form of the page that could not be carried out: what was sent, and what is wrong with it.
+#[derive(Default)]
+pub(super) struct Refused {
+    pub(super) asked: Asked,
+    pub(super) wanted: Wanted,
+    pub(super) wrong: Wrong,
+    pub(super) status: u16,
 }
 
-async fn compose(console: &Console, who: &Identity, device: Device, view: View) -> Result<DevicePage, StoreError> {
+/// The page with a form that could not be carried out.
+pub(super) async fn refused(console: &Console, who: &Identity, device: Device, refused: Refused) -> Answer {
+    let shown = compose(console, who, device, View::default()).await?;
+    let Refused { asked, wanted, wrong, status } = refused;
+    let status = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+    Ok(page_as(status, &DevicePage { asked, wanted, wrong, ..shown }))
+}
+
+async fn compose(console: &Console, who: &Identity, device: Device, view: View) -> Result<DevicePage, ProblemResponse> {
     let now = console.now();
     let shell = Shell::of(console, who, "devices", device.id.as_str()).await?.noticing(view.done.as_deref());
     let may = |permission| check(&who.grants, permission, &Resource::device(&device), now).allow;
@@ -140,8 +157,19 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         false => None,
     };
     let happenings = timeline::of(console, &device, shell.may.audit).await?;
+    let twin = match may(Permission::ReadState) {
+        true => Some(TwinShown::read(console, &device).await?),
+        false => None,
+    };
+    let runs = console.ota.runs(&device).await?;
+    let update = UpdateShown {
+        runs: runs.map(|runs| format!("{} on {}", runs.version, runs.hardware)).unwrap_or_default(),
+        why: sentence(&console.ota.explain(&device).await?),
+    };
     Ok(DevicePage {
         shell,
+        twin,
+        update,
         epoch: device.epoch.0,
         created: Moment::of(device.created, now),
         keys: device.keys.iter().rev().map(|key| key_shown(key, now)).collect(),
@@ -150,6 +178,7 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         values: latest.iter().map(|value| value_shown(value, now)).collect(),
         chart,
         asked: Asked::default(),
+        wanted: Wanted::default(),
         wrong: Wrong::default(),
         receipt: None,
         happenings,

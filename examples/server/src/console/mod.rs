@@ -10,7 +10,7 @@
 //! | [`sign_in`], [`session`], [`account`] | who is there |
 //! | [`assets`] | scripts and styles |
 //! | [`pulse`], [`live`] | the last minutes, and their stream |
-//! | [`overview`], [`devices`], [`device`], [`timeline`], [`command`], [`products`], [`audit`] | the pages |
+//! | [`overview`], [`devices`], [`device`], [`twin`], [`command`], [`timeline`], [`products`], [`rollouts`], [`audit`] | the pages |
 
 mod account;
 mod assets;
@@ -24,17 +24,20 @@ mod overview;
 mod page;
 mod products;
 mod pulse;
+mod rollouts;
 mod session;
 mod show;
 mod sign_in;
 mod timeline;
+mod twin;
 
 use std::sync::Arc;
 
 use iot_auth::{Auth, registry::CSV_BYTES_MAX};
-use iot_conn::node::Node;
+use iot_conn::{node::Node, twin::Twins};
 use iot_core::{access::Permission, store::MetaStore, time::Timestamp};
 use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};
+use iot_ota::server::Ota;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Semaphore, watch};
 
@@ -50,18 +53,27 @@ const STREAMS_MAX: usize = 64;
 pub(crate) struct Console {
     auth: Arc<Auth>,
     node: Node,
+    twins: Arc<Twins>,
+    ota: Arc<Ota>,
     pulse: Pulse,
     streams: Arc<Semaphore>,
     renewals: Renewals,
-    /// Ends the streams, which would hold up the end of the server.
     stopped: watch::Receiver<bool>,
 }
 
 impl Console {
-    pub(crate) fn new(auth: Arc<Auth>, node: Node, stopped: watch::Receiver<bool>) -> Self {
+    /// `stopped` ends the streams, which would hold up the end of the server.
+    pub(crate) fn new(
+        auth: Arc<Auth>,
+        node: Node,
+        (twins, ota): (Arc<Twins>, Arc<Ota>),
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             auth,
             node,
+            twins,
+            ota,
             pulse: Pulse::new(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             renewals: Renewals::default(),
@@ -88,7 +100,16 @@ pub(crate) fn routes(console: Console, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, console);
     let routes = account_pages(public(routes));
     let routes = device_pages(routes);
-    product_pages(routes).erased()
+    rollout_pages(product_pages(routes)).erased()
+}
+
+fn rollout_pages(routes: Routes<Console>) -> Routes<Console> {
+    let (read, manage) = (Guard::Tenant(Permission::ReadDevice), Guard::Tenant(Permission::ManageReleases));
+    routes
+        .get("/rollouts", read, Doc::new("Rollouts"), rollouts::list)
+        .post("/rollouts", manage, form("Plan a rollout"), rollouts::create)
+        .get("/rollouts/{rollout}", read, Doc::new("A rollout"), rollouts::show)
+        .post("/rollouts/{rollout}", manage, form("Start, pause, resume or cancel a rollout"), rollouts::order)
 }
 
 fn public(routes: Routes<Console>) -> Routes<Console> {
@@ -126,6 +147,7 @@ fn device_pages(routes: Routes<Console>) -> Routes<Console> {
         .get("/devices", read, Doc::new("Devices"), devices::show)
         .get("/devices/{device}", Guard::Device(Permission::ReadDevice), Doc::new("A device"), device::show)
         .post("/devices/{device}/commands", Guard::Device(Permission::Control), form("Send a command"), command::send)
+        .post("/devices/{device}/twin", Guard::Device(Permission::Control), form("Desire values"), twin::desire)
         .get("/audit", Guard::Tenant(Permission::ReadAudit), Doc::new("Audit log"), audit::show)
 }
 

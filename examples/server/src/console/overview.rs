@@ -8,7 +8,7 @@ use iot_http::Identity;
 
 use super::{
     Console,
-    audit::Entry,
+    audit::{self, Entry},
     live::{Counts, Figures},
     page::{Answer, Shell, page},
     show::Moment,
@@ -50,7 +50,7 @@ pub(super) async fn show(State(console): State<Console>, who: Identity) -> Answe
     let mut entries = Vec::new();
     if shell.may.audit {
         let newest = MetaStore::audit(&**console.meta(), tenant, None, SHOWN).await?;
-        entries = newest.items.into_iter().map(|entry| Entry::of(entry, now)).collect();
+        entries = audit::shown(&console, tenant, newest.items).await?;
     }
     Ok(page(&Overview {
         shell,

@@ -44,6 +44,7 @@ pub(super) struct May {
     pub(super) manage: bool,
     pub(super) credentials: bool,
     pub(super) audit: bool,
+    pub(super) releases: bool,
 }
 
 impl May {
@@ -55,6 +56,7 @@ impl May {
             manage: may(Permission::ManageDevices),
             credentials: may(Permission::ManageCredentials),
             audit: may(Permission::ReadAudit),
+            releases: may(Permission::ManageReleases),
         }
     }
 }
@@ -89,6 +91,12 @@ impl Shell {
             Some("keys") => "The keys are revoked.",
             Some("name") => "Your name is saved.",
             Some("password") => "Your password is changed, and all other sign-ins are over.",
+            Some("twin") => "What you desire is written; the device is told.",
+            Some("rollout") => "The rollout is planned. Start it when you are ready.",
+            Some("start") => "The rollout has begun with its first group.",
+            Some("pause") => "No further device is offered the release.",
+            Some("resume") => "The rollout goes on.",
+            Some("cancel") => "The rollout is over.",
             Some("login") => "That sign-in is over.",
             _ => "",
         };
@@ -96,7 +104,8 @@ impl Shell {
     }
 }
 
-async fn name_of(console: &Console, principal: &Principal) -> Result<String, StoreError> {
+/// What somebody is called.
+pub(super) async fn name_of(console: &Console, principal: &Principal) -> Result<String, StoreError> {
     Ok(match &principal.subject {
         Subject::Token(token) => match console.meta().find::<ApiToken>(&ApiToken::key_of(token)).await? {
             Some(stored) => stored.document.name,

@@ -1,7 +1,7 @@
 //! What happened to a device, from all who know of it: the audit log, the node's connections, its commands.
 
 use iot_core::{
-    command::{CommandSender, CommandState, Receipt},
+    command::{CommandState, Receipt},
     device::Device,
     store::{Audit, Document, StoreError},
     time::Timestamp,
@@ -10,6 +10,7 @@ use iot_core::{
 use super::{
     Console,
     audit::{self, Entry},
+    page::name_of,
     show::Moment,
 };
 
@@ -32,9 +33,9 @@ pub(super) struct Happening {
 pub(super) async fn of(console: &Console, device: &Device, may_audit: bool) -> Result<Vec<Happening>, StoreError> {
     let now = console.now();
     let mut all = connections(console, device, now);
-    all.extend(commands(console, device, now));
+    all.extend(commands(console, device, now).await?);
     if may_audit {
-        all.extend(changes(console, device, now).await?);
+        all.extend(changes(console, device).await?);
     }
     all.sort_by_key(|happening| std::cmp::Reverse(happening.order));
     all.truncate(ENTRIES as usize);
@@ -54,20 +55,21 @@ fn connections(console: &Console, device: &Device, now: Timestamp) -> Vec<Happen
     known.into_iter().map(happening).collect()
 }
 
-fn commands(console: &Console, device: &Device, now: Timestamp) -> Vec<Happening> {
+async fn commands(console: &Console, device: &Device, now: Timestamp) -> Result<Vec<Happening>, StoreError> {
     let known = console.node.commander().recent(&device.tenant, &device.id, ENTRIES as usize);
-    let own = known.into_iter().filter(|receipt| receipt.epoch == device.epoch);
-    own.map(|receipt| command(&receipt, now)).collect()
+    let mut own = Vec::with_capacity(known.len());
+    for receipt in known.into_iter().filter(|receipt| receipt.epoch == device.epoch) {
+        let by = match &receipt.by {
+            Some(sender) => name_of(console, &sender.principal(&device.tenant)).await?,
+            None => "the cloud's logic".to_owned(),
+        };
+        own.push(command(&receipt, &format!("by {by}"), now));
+    }
+    Ok(own)
 }
 
-fn command(receipt: &Receipt, now: Timestamp) -> Happening {
+fn command(receipt: &Receipt, by: &str, now: Timestamp) -> Happening {
     let order = receipt.history.first().map(|(_, at)| *at).unwrap_or_default();
-    let by = match &receipt.by {
-        Some(CommandSender::Account { account, .. }) => format!("by account {account}"),
-        Some(CommandSender::Token(token)) => format!("by token {token}"),
-        Some(_) => String::new(),
-        None => "by the cloud's logic".to_owned(),
-    };
     let went_well = matches!(receipt.state, CommandState::Applied) || !receipt.state.is_final();
     let reason = receipt.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
     let state = format!("{}{reason}", receipt.state);
@@ -75,13 +77,13 @@ fn command(receipt: &Receipt, now: Timestamp) -> Happening {
         order,
         at: Moment::of(order, now),
         what: format!("command {}", receipt.name),
-        detail: if went_well { format!("{state}, {by}") } else { by },
+        detail: if went_well { format!("{state}, {by}") } else { by.to_owned() },
         failed: if went_well { String::new() } else { state },
         link: format!("/devices/{}?command={}#command", receipt.device, receipt.id),
     }
 }
 
-async fn changes(console: &Console, device: &Device, now: Timestamp) -> Result<Vec<Happening>, StoreError> {
+async fn changes(console: &Console, device: &Device) -> Result<Vec<Happening>, StoreError> {
     let subject = device.key().to_string();
     let actor = format!("{}/device/{}", device.tenant, device.id);
     let about = |entry: &Audit| {
@@ -89,9 +91,8 @@ async fn changes(console: &Console, device: &Device, now: Timestamp) -> Result<V
         entry.subject == subject || entry.actor == actor || path.split('/').any(|part| part == device.id.as_str())
     };
     let (found, _) = audit::look(console, &device.tenant, None, ENTRIES, about).await?;
-    let happening = |audit: Audit| {
-        let order = audit.at;
-        let entry = Entry::of(audit, now);
+    let times: Vec<Timestamp> = found.iter().map(|entry| entry.at).collect();
+    let happening = |(entry, order): (Entry, Timestamp)| {
         let failed = if entry.refused.is_empty() { String::new() } else { format!("refused: {}", entry.refused) };
         Happening {
             order,
@@ -102,5 +103,6 @@ async fn changes(console: &Console, device: &Device, now: Timestamp) -> Result<V
             link: String::new(),
         }
     };
-    Ok(found.into_iter().map(happening).collect())
+    let entries = audit::shown(console, &device.tenant, found).await?;
+    Ok(entries.into_iter().zip(times).map(happening).collect())
 }

@@ -76,6 +76,10 @@ fn ot_2_rollback() {
     let less_secure = changed(|manifest| (manifest.sequence, manifest.security_version) = (3, 0));
     assert_eq!(updated().offer(now(), &less_secure), Offered::Refused(Refused::Rollback));
     refused(booted(), &changed(|manifest| manifest.security_version = 0), "rollback");
+    // A release that mended a hole raises what is asked of every later one.
+    let mended = changed(|manifest| manifest.security_version = 2);
+    let mut device = Device { offer: Some(mended), ..Device::new() };
+    assert_eq!(device.power_on().unwrap().offer(now(), &next), Offered::Refused(Refused::Rollback));
     refused(booted(), &changed(|manifest| manifest.sequence = 1), "not_newer");
 }
 
@@ -131,6 +135,30 @@ fn ot_6_a_chunk_that_is_not_the_signed_one() {
     }
     updater.chunk(now(), 0, chunk_of(&new_image(), 0));
     assert!(matches!(actions(&mut updater)[..], [Action::Write { offset: 0, .. }]));
+    // And the next chunk has its own tries.
+    updater.written(now());
+    for _ in 0..Limits::default().chunk_tries_max - 1 {
+        assert!(matches!(actions(&mut updater).last(), Some(Action::Fetch { chunk: 1, .. })));
+        updater.chunk(now(), 1, wrong.clone());
+    }
+    assert!(matches!(actions(&mut updater)[..], [Action::Fetch { chunk: 1, .. }]));
+}
+
+#[test]
+fn ot_6_an_answer_that_was_not_asked_for_is_ignored() {
+    let mut updater = fetching();
+    updater.stored(now(), 0, &chunk_of(&new_image(), 0));
+    updater.written(now());
+    updater.chunk(now(), 1, chunk_of(&new_image(), 1));
+    updater.confirmed();
+    assert_eq!(actions(&mut updater), []);
+    updater.chunk(now(), 0, chunk_of(&new_image(), 0));
+    assert!(matches!(actions(&mut updater)[..], [Action::Write { .. }]));
+    updater.chunk(now(), 0, chunk_of(&new_image(), 0));
+    updater.fetch_failed(now(), FetchFailure::Unreachable);
+    assert_eq!(actions(&mut updater), []);
+    updater.written(now());
+    assert!(matches!(actions(&mut updater).last(), Some(Action::Fetch { chunk: 1, .. })));
 }
 
 /// A bad chunk is asked for again up to its bound, is never written, and then the update fails.
@@ -278,6 +306,24 @@ fn ot_16_an_image_that_says_nothing_is_reverted_in_time() {
     assert_eq!(actions(&mut updater), [], "it is too late to be well");
     updater.booted(now(), Slot::A);
     assert_eq!(final_report(&actions(&mut updater)), Some((ReportState::RolledBack, "health_timeout")));
+}
+
+#[test]
+fn ot_16_a_trial_that_is_decided_has_no_deadline() {
+    let mut updater = tried();
+    updater.health(now(), true);
+    assert_eq!((actions(&mut updater), updater.poll_deadline()), (vec![Action::Confirm { slot: Slot::B }], None));
+    updater.tick(later(Limits::default().trial));
+    updater.health(now(), false);
+    assert_eq!(actions(&mut updater), []);
+    // The power goes before the boot loader is told: it is told again, and nothing counts before the start.
+    let mut updater = Updater::new(identity(), trust(), Limits::default(), Some(updater.state().clone()));
+    updater.confirmed();
+    assert_eq!(actions(&mut updater), []);
+    updater.booted(now(), Slot::B);
+    assert_eq!(actions(&mut updater), [Action::Confirm { slot: Slot::B }]);
+    updater.confirmed();
+    assert_eq!(final_report(&actions(&mut updater)), Some((ReportState::Confirmed, "")));
 }
 
 /// The new image, just started for the first time.

@@ -83,9 +83,12 @@ fn a_link_that_expired_is_asked_for_again() {
     let at = updater.poll_deadline().unwrap();
     updater.tick(Now { time: NOON, uptime: at });
     assert_eq!(actions(&mut updater), [Action::Hello]);
-    let fresh = Offer { url: "https://cloud/fresh".into(), ..offer() };
+    let rollout = RolloutId::parse("second").unwrap();
+    let fresh = Offer { url: "https://cloud/fresh".into(), rollout: rollout.clone(), ..offer() };
     assert_eq!(updater.offer(now(), &fresh), Offered::Continued);
     assert!(matches!(&actions(&mut updater)[..], [Action::Fetch { url, chunk: 0, .. }] if url.ends_with("fresh")));
+    updater.storage_failed(now());
+    assert!(matches!(&actions(&mut updater)[..], [Action::Report(report)] if report.rollout == rollout));
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Who may do what: principals, relations, and the one pure function that decides.
 
+mod explain;
+
 use std::{fmt, net::SocketAddr};
 
 use async_trait::async_trait;
 
+pub use self::explain::{Allowed, Considered, Explanation, Sight, Verdict, explain, sight, who_can};
 use crate::{
     id::{AccountId, DeviceId, HomeId, LoginId, OwnershipEpoch, TenantId, TokenId},
     secret::Secret,

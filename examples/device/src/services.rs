@@ -1,0 +1,270 @@
+//! The unit's side of the cloud's services, and of whoever is beside it.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use iot_auth::device::Identity;
+use iot_conn::mqtt::client::Token;
+use iot_core::secret::Secret;
+use iot_ota::wire::{Report, Up};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tracing::{debug, warn};
+
+use crate::{
+    firmware::{self, Firmware, Heard, Wish},
+    local::{self, Button, Press},
+    twin,
+    unit::{Shared, Unit},
+};
+
+/// Presses that wait; whoever presses meanwhile waits as well.
+const PRESSES_MAX: usize = 8;
+/// How long somebody counts as beside the unit after pressing its button, in seconds.
+const PRESENT_S: u64 = 120;
+
+/// What a unit has besides its connection.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) presses: mpsc::Receiver<Press>,
+    pub(crate) wishes: mpsc::Receiver<Wish>,
+    // Kept, so that the receivers above wait where nobody sends.
+    _presses: mpsc::Sender<Press>,
+    _wishes: mpsc::Sender<Wish>,
+    firmware: Option<mpsc::Sender<Heard>>,
+    /// Who pressed the button and waits for the code.
+    waiting: Option<oneshot::Sender<Button>>,
+    /// Final reports whose acknowledgement is awaited.
+    reports: HashMap<Token, Report>,
+    bound: Option<bool>,
+    runs: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum BindingSaid {
+    State {
+        bound: bool,
+    },
+    Code {
+        #[serde(deserialize_with = "secret")]
+        code: Secret,
+        expires_s: u64,
+    },
+    Absent,
+    Refused {
+        code: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum TwinSaid {
+    Delta { desired: Map<String, Value> },
+    Twin {},
+    Accepted {},
+    Refused { code: String },
+}
+
+fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    String::deserialize(deserializer).map(Secret::new)
+}
+
+impl Services {
+    /// Opens the door and starts the firmware, as far as the unit has them.
+    pub(crate) async fn start(shared: &Arc<Shared>, identity: &Identity, folder: &Path) -> std::io::Result<Self> {
+        let (presses, pressed) = mpsc::channel(PRESSES_MAX);
+        let (wishes, wished) = mpsc::channel(firmware::MESSAGES_MAX);
+        if let Some(at) = shared.local {
+            let listener = local::bind(at).await?;
+            announce(shared, identity, &listener)?;
+            tokio::spawn(local::serve(listener, identity.device_id.clone(), presses.clone()));
+        }
+        let firmware = shared.factory.clone().map(|factory| {
+            let (hear, heard) = mpsc::channel(firmware::MESSAGES_MAX);
+            let firmware = Firmware {
+                factory,
+                tenant: identity.tenant.clone(),
+                folder: folder.join("firmware"),
+                clock: shared.clock,
+                agent: firmware::agent(shared.authority.as_ref()),
+                fails: shared.fail_health,
+                heard,
+                wishes: wishes.clone(),
+            };
+            tokio::spawn(firmware.run());
+            hear
+        });
+        Ok(Self {
+            presses: pressed,
+            wishes: wished,
+            _presses: presses,
+            _wishes: wishes,
+            firmware,
+            waiting: None,
+            reports: HashMap::new(),
+            bound: None,
+            runs: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    fn hear(&self, heard: Heard) {
+        if let Some(firmware) = &self.firmware
+            && firmware.try_send(heard).is_err()
+        {
+            debug!("the firmware is busy: the cloud will say it again");
+        }
+    }
+
+    /// The cloud has a message of this device.
+    pub(crate) fn acknowledged(&mut self, token: Token, is_error: bool) {
+        if let Some(report) = self.reports.remove(&token).filter(|_| !is_error) {
+            self.hear(Heard::Reported(report));
+        }
+    }
+}
+
+fn announce(shared: &Shared, identity: &Identity, listener: &TcpListener) -> std::io::Result<()> {
+    shared.console.note(&identity.device_id, &format!("local http://{}", listener.local_addr()?));
+    Ok(())
+}
+
+impl Unit {
+    /// The unit is connected: says what it is.
+    pub(crate) fn introduce(&mut self) {
+        let whole = twin::whole(&self.appliance, self.interval, &self.services.runs);
+        self.report_twin(&whole);
+        self.services.hear(Heard::Connected);
+    }
+
+    /// What its own state has come to by a command.
+    pub(crate) fn report_switch(&mut self) {
+        let on = json!({"on": self.appliance.is_on()});
+        if let Some(on) = on.as_object() {
+            self.report_twin(on);
+        }
+    }
+
+    fn report_twin(&mut self, reported: &Map<String, Value>) {
+        self.ask("twin", &json!({"type": "report", "reported": reported}));
+    }
+
+    fn ask(&mut self, service: &str, question: &Value) {
+        self.publish(&format!("up/service/{service}"), question.to_string().into_bytes());
+    }
+
+    /// A service of the cloud said something.
+    pub(crate) fn handle_service(&mut self, service: &str, payload: &Bytes) {
+        let unread =
+            |error: serde_json::Error| warn!(service, kind = ?error.classify(), "a service said what cannot be read");
+        match service {
+            "binding" => serde_json::from_slice(payload).map_or_else(unread, |said| self.handle_binding(said)),
+            "twin" => serde_json::from_slice(payload).map_or_else(unread, |said| self.handle_twin(said)),
+            "update" => self.services.hear(Heard::Said(payload.clone())),
+            other => debug!(service = other, "a service that this device has no use for"),
+        }
+    }
+
+    fn handle_binding(&mut self, said: BindingSaid) {
+        let answer = match said {
+            BindingSaid::State { bound } => {
+                if self.services.bound.replace(bound) != Some(bound) {
+                    self.shared.console.note(&self.id, if bound { "has an owner" } else { "has no owner" });
+                }
+                return;
+            }
+            BindingSaid::Absent => return,
+            BindingSaid::Code { code, expires_s } => Button::Code { code, expires_s },
+            BindingSaid::Refused { code } => Button::Refused(code),
+        };
+        if let Some(waiting) = self.services.waiting.take() {
+            // An error means that whoever pressed has gone: the code dies by its time.
+            let _gone = waiting.send(answer);
+        }
+    }
+
+    fn handle_twin(&mut self, said: TwinSaid) {
+        match said {
+            TwinSaid::Delta { desired } => {
+                let done = twin::carry_out(&mut self.appliance, &desired);
+                self.interval = done.interval.unwrap_or(self.interval);
+                if !done.reported.is_empty() {
+                    self.report_twin(&done.reported);
+                }
+            }
+            TwinSaid::Refused { code } => warn!(device = %self.id, code, "the twin refused a report"),
+            TwinSaid::Twin {} | TwinSaid::Accepted {} => {}
+        }
+    }
+
+    /// Somebody beside the unit does something; why its connection must end, if it must.
+    pub(crate) fn handle_press(&mut self, press: Press) -> Option<String> {
+        match press {
+            Press::Look(answer) => {
+                let look = json!({
+                    "device": self.id, "firmware": self.services.runs, "connected": self.client.is_connected(),
+                    "bound": self.services.bound, "on": self.appliance.is_on(),
+                });
+                let _gone = answer.send(look);
+                None
+            }
+            Press::Button(answer) if !self.client.is_connected() => {
+                let _gone = answer.send(Button::NotConnected);
+                None
+            }
+            Press::Button(answer) => {
+                // Who pressed before and still waits is told that somebody else has.
+                self.services.waiting = Some(answer);
+                self.ask("binding", &json!({"type": "present", "for_s": PRESENT_S}));
+                None
+            }
+            Press::Reset(answer) => {
+                self.reset();
+                let _gone = answer.send(());
+                Some("factory reset".to_owned())
+            }
+        }
+    }
+
+    /// Forgets what its owner has set. Identity and firmware stay, and so does what is to be reported.
+    fn reset(&mut self) {
+        self.ask("binding", &json!({"type": "absent"}));
+        self.appliance = crate::appliance::Appliance::new(&self.id);
+        self.interval = self.shared.interval;
+        self.services.waiting = None;
+        self.services.bound = None;
+        self.shared.console.note(&self.id, "is reset to its factory state");
+    }
+
+    /// The firmware wants something; why the connection must end, if it must.
+    pub(crate) fn handle_wish(&mut self, wish: Wish) -> Option<String> {
+        match wish {
+            Wish::Say(up) => {
+                let token = self.publish("up/service/update", up.to_json());
+                if let (Some(token), Up::Report(report)) = (token, up)
+                    && report.state.is_final()
+                {
+                    self.services.reports.insert(token, report);
+                }
+                None
+            }
+            Wish::Restart => {
+                self.shared.console.note(&self.id, "restarts");
+                Some("restart".to_owned())
+            }
+            Wish::Runs(version) => {
+                self.shared.console.note(&self.id, &format!("runs {version}"));
+                self.services.runs = version;
+                None
+            }
+            Wish::Note(text) => {
+                self.shared.console.note(&self.id, &text);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The sockets of the server.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use iot_conn::transport::{Bound, Listener, listen};
+
+use crate::{
+    data_folder::DataFolder,
+    demo::Demo,
+    failure::Failure,
+    options::{Listen, Options},
+    tls,
+};
+
+/// Every socket of the server, bound before anything is made.
+pub(crate) struct Sockets {
+    pub(crate) mqtt: Vec<(&'static str, TcpListener)>,
+    pub(crate) http: Option<TcpListener>,
+    pub(crate) https: Option<TcpListener>,
+}
+
+impl Sockets {
+    pub(crate) fn bind(options: &Options) -> Result<Self, Failure> {
+        let mut mqtt = Vec::new();
+        for (name, at) in [("mqtt", options.mqtt), ("mqtts", options.mqtts), ("ws", options.ws), ("wss", options.wss)] {
+            mqtt.extend(bind(name, at)?.map(|socket| (name, socket)));
+        }
+        Ok(Self { mqtt, http: bind("http", options.http)?, https: bind("https", options.https)? })
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mqtt = self.mqtt.iter().map(|(name, socket)| (*name, socket));
+        let http = self.http.iter().map(|socket| ("http", socket));
+        let https = self.https.iter().map(|socket| ("https", socket));
+        mqtt.chain(http).chain(https).filter_map(|(name, socket)| Some((name, socket.local_addr().ok()?))).collect()
+    }
+
+    /// Where devices reach the routes: over TLS, if there is such a listener.
+    pub(crate) fn http_address(&self) -> String {
+        let addresses = self.addresses();
+        let find =
+            |wanted| addresses.iter().find(|(name, _)| *name == wanted).map(|(name, at)| format!("{name}://{at}"));
+        find("https").or_else(|| find("http")).unwrap_or_default()
+    }
+
+    pub(crate) fn demo(&self, options: &Options, folder: &DataFolder) -> Option<Demo> {
+        let addresses = self.addresses();
+        let find = |name| addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address);
+        let (http, mqtts) = (find("http")?, find("mqtts")?);
+        (options.demo > 0).then(|| Demo { count: options.demo, http, mqtts, folder: folder.clone() })
+    }
+}
+
+fn bind(name: &'static str, at: Listen) -> Result<Option<TcpListener>, Failure> {
+    let Some(address) = at.address() else { return Ok(None) };
+    listen(address).map(Some).map_err(|error| {
+        Failure::options(format!(
+            "--{name} {address}: {error}; stop what uses it, name another address, or port 0 for a free one"
+        ))
+    })
+}
+
+/// The listeners of the node.
+pub(crate) fn bound(
+    sockets: Vec<(&'static str, TcpListener)>,
+    mqtt_tls: &Arc<rustls::ServerConfig>,
+    anonymous: bool,
+) -> Result<Bound, Failure> {
+    let listener = |(name, socket): (&'static str, TcpListener)| {
+        let tls = match name {
+            "mqtts" => Some(mqtt_tls.clone()),
+            "wss" => Some(tls::websocket(mqtt_tls)),
+            _ => None,
+        };
+        let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
+        Ok((Listener { name, address, tls, websocket: name.starts_with("ws"), anonymous }, socket))
+    };
+    let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
+    Bound::adopt(listeners).map_err(|error| Failure::of("", &error))
+}

@@ -1,0 +1,3 @@
+//! Backends of [`iot_core::push`].
+
+pub mod webhook;
