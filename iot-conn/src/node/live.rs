@@ -202,6 +202,7 @@ pub struct LiveStream {
     at: Option<Sequence>,
     newest: watch::Receiver<Sequence>,
     changes: broadcast::Receiver<Arc<LiveChange>>,
+    records: watch::Receiver<Revision>,
     seen_changes: Revision,
     ready: VecDeque<LiveEvent>,
     _permit: OwnedSemaphorePermit,
@@ -230,7 +231,8 @@ impl super::Node {
         let newest = inner.tail.watch();
         let at = after.map(|after| after.sequence).or_else(|| inner.tail.end());
         let changes = inner.live.sender.subscribe();
-        let seen_changes = inner.changes_seen();
+        let records = inner.changes.subscribe();
+        let seen_changes = *records.borrow();
         let mut stream = LiveStream {
             node: inner,
             principal,
@@ -239,6 +241,7 @@ impl super::Node {
             at,
             newest,
             changes,
+            records,
             seen_changes,
             ready: VecDeque::new(),
             _permit: permit,
@@ -281,6 +284,8 @@ impl LiveStream {
                         return self.failed(&error);
                     }
                 }
+                // What its reader may see may have changed.
+                changed = self.records.changed() => changed.ok()?,
                 () = self.node.stopping() => return None,
             }
         }

@@ -99,7 +99,7 @@ pub(crate) struct Inner {
     pub(crate) tail: Arc<Tail>,
     pub(crate) live: LiveHub,
     pub(crate) notifier: Option<notify::Notifier>,
-    pub(crate) changes: AtomicU64,
+    pub(crate) changes: signal::Sender<Revision>,
     draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
@@ -121,7 +121,7 @@ impl Inner {
 
     /// The newest change of records that it has seen; none of this run at first.
     pub(crate) fn changes_seen(&self) -> Revision {
-        Revision(self.changes.load(std::sync::atomic::Ordering::Acquire))
+        *self.changes.borrow()
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -497,7 +497,7 @@ impl Builder<Authenticated> {
             tail: Arc::new(Tail::new()),
             live: self.live,
             notifier: self.push.map(notify::Notifier::new),
-            changes: AtomicU64::new(0),
+            changes: signal::channel(Revision::default()).0,
             draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),
