@@ -122,9 +122,10 @@ impl Drop for Process {
         let _gone = kill_process_group(self.pid(), Signal::KILL);
         let _status = self.child.wait();
         if std::thread::panicking() {
-            let err = self.err();
-            let tail = err[err.len().saturating_sub(LOG_LINES)..].join("\n");
-            let _closed = writeln!(std::io::stderr(), "--- last words of {}:\n{tail}", self.name);
+            for (stream, lines) in [("output", self.out()), ("log", self.err())] {
+                let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                let _closed = writeln!(std::io::stderr(), "--- end of the {stream} of {}:\n{tail}", self.name);
+            }
         }
     }
 }

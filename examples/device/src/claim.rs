@@ -73,7 +73,7 @@ struct Problem {
 impl Claimer {
     /// Claims with `token` at `cloud`, which `authority` vouches for.
     pub fn new(cloud: &CloudUrl, token: Secret, authority: Authority) -> Self {
-        let agent = agent(Some(&authority), Some(TIMEOUT), TIMEOUT);
+        let agent = agent(Some(&authority), TIMEOUT, TIMEOUT);
         Self { url: cloud.route("/v1/claim"), agent, token, authority }
     }
 
@@ -114,7 +114,7 @@ impl Claimer {
 }
 
 /// HTTP to the given address and nowhere else: no proxy and no redirect. Over TLS, `authority` alone vouches.
-pub(crate) fn agent(authority: Option<&Authority>, whole: Option<Duration>, connect: Duration) -> Agent {
+pub(crate) fn agent(authority: Option<&Authority>, whole: Duration, answer: Duration) -> Agent {
     let certificates = authority.into_iter().flat_map(Authority::certificates);
     let roots: Vec<_> = certificates.map(|c| Certificate::from_der(c).to_owned()).collect();
     let tls = TlsConfig::builder()
@@ -127,9 +127,9 @@ pub(crate) fn agent(authority: Option<&Authority>, whole: Option<Duration>, conn
         .proxy(None)
         .max_redirects(0)
         .http_status_as_error(false)
-        .timeout_global(whole)
-        .timeout_connect(Some(connect))
-        .timeout_recv_body(Some(Duration::from_secs(100)))
+        .timeout_global(Some(whole))
+        .timeout_connect(Some(answer))
+        .timeout_recv_response(Some(answer))
         .user_agent(concat!("iot-device/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent()

@@ -27,7 +27,9 @@ use crate::link::Clock;
 const SLOT_BYTES: u64 = 256 * 1024 * 1024;
 /// What waits between the unit and its firmware. When it is full the unit drops what the cloud said: it is said again.
 pub(crate) const MESSAGES_MAX: usize = 32;
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long one chunk may take.
+const CHUNK_WITHIN: Duration = Duration::from_secs(100);
 
 /// What the factory has written into the unit, as a JSON file.
 #[derive(Debug, Clone, Deserialize)]
@@ -125,10 +127,19 @@ impl Firmware {
             return Ok(false);
         }
         loop {
-            match self.act(&mut updater, &mut slots).await? {
-                Next::Restart => return Ok(self.wish(Wish::Restart).await),
-                Next::Gone => return Ok(false),
-                Next::Wait => {}
+            // Between two actions, so that what the cloud takes back is not loaded to the end.
+            while let Ok(heard) = self.heard.try_recv() {
+                self.hear(&mut updater, heard, is_factory).await;
+            }
+            slots.save(updater.state())?;
+            let action = updater.poll_action();
+            slots.save(updater.state())?;
+            if let Some(action) = action {
+                match self.act(&mut updater, &mut slots, action).await? {
+                    Next::Restart => return Ok(self.wish(Wish::Restart).await),
+                    Next::Gone => return Ok(false),
+                    Next::Further => continue,
+                }
             }
             let deadline = updater.poll_deadline().map(|at| self.clock.instant(at));
             let due = async {
@@ -169,45 +180,46 @@ impl Firmware {
         }
     }
 
-    /// Does what is to be done. The state is durable before each action.
-    async fn act(&self, updater: &mut Updater, slots: &mut SlotFolder) -> Result<Next, SlotError> {
-        loop {
-            slots.save(updater.state())?;
-            let Some(action) = updater.poll_action() else { return Ok(Next::Wait) };
-            slots.save(updater.state())?;
-            match action {
-                Action::Read { slot, chunk, range } => {
-                    let bytes = slots.read(slot, range)?;
-                    updater.stored(self.now(), chunk, &bytes);
-                }
-                Action::Fetch { url, chunk, range } => match self.fetch(url, range).await {
+    /// Does one thing. The state is durable before it.
+    async fn act(&self, updater: &mut Updater, slots: &mut SlotFolder, action: Action) -> Result<Next, SlotError> {
+        let is_there = match action {
+            Action::Read { slot, chunk, range } => {
+                let bytes = slots.read(slot, range)?;
+                updater.stored(self.now(), chunk, &bytes);
+                true
+            }
+            Action::Fetch { url, chunk, range } => {
+                match self.fetch(url, range).await {
                     Ok(bytes) => updater.chunk(self.now(), chunk, bytes),
                     Err(failure) => updater.fetch_failed(self.now(), failure),
-                },
-                Action::Write { slot, offset, bytes } => match slots.write(slot, offset, &bytes) {
+                }
+                true
+            }
+            Action::Write { slot, offset, bytes } => {
+                match slots.write(slot, offset, &bytes) {
                     Ok(()) => updater.written(self.now()),
                     Err(error) => {
                         warn!(error = &error as &dyn std::error::Error, "a slot cannot be written");
                         updater.storage_failed(self.now());
                     }
-                },
-                Action::Hello => {
-                    if !self.wish(Wish::Say(Up::Hello(updater.hello()))).await {
-                        return Ok(Next::Gone);
-                    }
                 }
-                Action::Activate { .. } | Action::Revert { .. } => return Ok(Next::Restart),
-                Action::Confirm { .. } => updater.confirmed(),
-                Action::Report(report) => {
-                    let said =
-                        self.wish(Wish::Note(note(&report))).await && self.wish(Wish::Say(Up::Report(report))).await;
-                    if !said {
-                        return Ok(Next::Gone);
-                    }
-                }
-                other => debug!(?other, "not known"),
+                true
             }
-        }
+            Action::Hello => self.wish(Wish::Say(Up::Hello(updater.hello()))).await,
+            Action::Activate { .. } | Action::Revert { .. } => return Ok(Next::Restart),
+            Action::Confirm { .. } => {
+                updater.confirmed();
+                true
+            }
+            Action::Report(report) => {
+                self.wish(Wish::Note(note(&report))).await && self.wish(Wish::Say(Up::Report(report))).await
+            }
+            other => {
+                debug!(?other, "not known");
+                true
+            }
+        };
+        Ok(if is_there { Next::Further } else { Next::Gone })
     }
 
     async fn fetch(&self, url: String, range: Range<u64>) -> Result<Vec<u8>, FetchFailure> {
@@ -229,7 +241,7 @@ impl Firmware {
 
 #[must_use]
 enum Next {
-    Wait,
+    Further,
     Restart,
     Gone,
 }
@@ -260,5 +272,5 @@ fn fetch(agent: &Agent, url: &str, range: &Range<u64>) -> Result<Vec<u8>, FetchF
 
 /// Loads images: from the given address only, without a proxy or a redirect. What it loads is trusted by its hashes.
 pub(crate) fn agent(authority: Option<&crate::tls::Authority>) -> Agent {
-    crate::claim::agent(authority, None, CONNECT_WITHIN)
+    crate::claim::agent(authority, CHUNK_WITHIN, ANSWER_WITHIN)
 }

@@ -10,11 +10,15 @@
 //! A `POST` needs `Content-Type: application/json`, and every request a loopback `Host`: a page in a browser on the same
 //! machine must not press the button.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{Request, State},
     http::{Method, StatusCode, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
@@ -81,7 +85,6 @@ fn router(door: Door) -> Router {
         .route("/", get(look))
         .route("/button", post(button))
         .route("/reset", post(reset))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(only_from_here))
         .with_state(door)
 }
@@ -99,12 +102,17 @@ fn objection(request: &Request) -> Option<Response> {
         return Some(problem(StatusCode::FORBIDDEN, "host_forbidden"));
     }
     let json = text(header::CONTENT_TYPE).split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+    let length = text(header::CONTENT_LENGTH).parse().unwrap_or(0);
+    if length > BODY_BYTES_MAX || request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return Some(problem(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
+    }
     (request.method() == Method::POST && !json).then(|| problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type"))
 }
 
 fn is_loopback(host: &str) -> bool {
-    let name = host.parse::<SocketAddr>().map(|address| address.ip().is_loopback());
-    name.unwrap_or_else(|_| host.split(':').next() == Some("localhost"))
+    let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(name == "localhost", |address| address.is_loopback())
 }
 
 async fn look(State(door): State<Door>) -> Response {
@@ -208,6 +216,23 @@ mod tests {
         }
         let answer = request(unit, format!("GET /button HTTP/1.1\r\nHost: {here}\r\nConnection: close\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    }
+
+    #[test]
+    fn a_host_is_loopback_with_and_without_a_port() {
+        for here in ["127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:80", "localhost", "localhost:8080"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in ["", "10.0.0.1", "localhost.evil.example", "127.0.0.1.evil.example:80", "evil.example:127"] {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_not_read() {
+        let unit = unit(code).await;
+        let answer = press(unit, "/button", "localhost", "application/json", &"x".repeat(BODY_BYTES_MAX + 1)).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     }
 
     #[tokio::test]
