@@ -44,6 +44,8 @@ struct HomePage {
     name: String,
     devices: Vec<Row>,
     members: Vec<MemberShown>,
+    /// Whether these are all members, and not the reader alone.
+    sees_all: bool,
     invites: Vec<InviteShown>,
     may_manage: bool,
     may_bind: bool,
@@ -106,7 +108,9 @@ async fn compose(
     let place = format!("{tenant}/{}", home.id);
     let found = console.meta().page::<Device>("home", &place, None, HOME_DEVICES_MAX).await?;
     let mut members = Vec::with_capacity(home.members.len());
-    for member in &home.members {
+    // A guest sees who they are here, and nobody else.
+    let sees_all = may(Permission::ReadHome);
+    for member in home.members.iter().filter(|member| sees_all || reader == Some(&member.account)) {
         members.push(member_shown(console, &home, member, reader, now).await?);
     }
     // Only a member acts for a home: the vendor's people look on.
@@ -115,6 +119,7 @@ async fn compose(
         shell,
         devices: found.items.into_iter().map(|stored| Row::of(console, stored.document)).collect(),
         members,
+        sees_all,
         invites: home.invites.iter().map(|invite| invite_shown(invite, now)).collect(),
         may_manage: is_in && may(Permission::ManageHome),
         may_bind: is_in && may(Permission::Bind),
