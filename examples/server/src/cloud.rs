@@ -11,6 +11,7 @@ use std::{
 use iot_auth::{
     Auth, SetupError,
     account::AccountOptions,
+    binding::BINDING_SERVICE,
     ca::{DeviceCa, ServerIdentity},
     keys::FileKeyRing,
 };
@@ -223,6 +224,7 @@ fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str)
         .ingest(BoxCloneSyncService::new(ingest))
         .consumer("logic".parse().expect("it is an identifier"), BoxCloneSyncService::new(logic)) // after the append
         .notify(webhooks.clone()) // your own backends beside it: Fanout::new(…)
+        .service(named(BINDING_SERVICE), auth.binding_service())
         .service(named(twin::SERVICE), twins.device_service())
         .service(named("update"), ota.device_service())
         .build();

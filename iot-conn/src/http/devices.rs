@@ -1,8 +1,9 @@
 use axum::{Json, extract::State};
 use iot_core::{
+    access::{Object, Permission, Resource, Sight, check, sight},
     device::{Device, DeviceKey, KeyState, Stage},
     id::{HomeId, ProductId},
-    store::{Index, MetaStoreExt},
+    store::{INDEX_PAGE_MAX, Index, MetaStoreExt},
     time::Timestamp,
 };
 use iot_http::{Identity, Items, PageQuery, ProblemResponse, Query, Target};
@@ -20,13 +21,17 @@ pub(super) struct Filter {
 pub(super) struct DeviceView {
     id: String,
     product: String,
-    p_code: String,
-    stage: Stage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<Stage>,
     epoch: u64,
     home: Option<HomeId>,
-    keys: Vec<KeyView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<Vec<KeyView>>,
     connection: Option<PresenceView>,
-    created: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -45,7 +50,8 @@ struct PresenceView {
 }
 
 impl DeviceView {
-    fn new(device: Device, node: &Node) -> Self {
+    /// What these eyes may see of it.
+    fn new(device: Device, node: &Node, sight: Sight) -> Self {
         let presence = node.presence(&device.tenant, &device.id);
         let show =
             |presence: Presence| PresenceView { online: presence.online, since: presence.since, cause: presence.cause };
@@ -53,13 +59,13 @@ impl DeviceView {
         Self {
             id: device.id.to_string(),
             product: device.product.to_string(),
-            p_code: device.p_code.to_string(),
-            stage: device.stage,
+            p_code: (sight >= Sight::Household).then(|| device.p_code.to_string()),
+            stage: (sight >= Sight::Household).then_some(device.stage),
             epoch: device.epoch.0,
             home: device.home,
-            keys: device.keys.into_iter().map(key).collect(),
+            keys: (sight >= Sight::Whole).then(|| device.keys.into_iter().map(key).collect()),
             connection: presence.map(show),
-            created: device.created,
+            created: (sight >= Sight::Whole).then_some(device.created),
         }
     }
 }
@@ -70,7 +76,10 @@ pub(super) async fn list(
     page: PageQuery,
     Query(filter): Query<Filter>,
 ) -> Result<Items<DeviceView>, ProblemResponse> {
-    let tenant = &identity.principal.tenant;
+    let (tenant, now) = (&identity.principal.tenant, node.clock().timestamp());
+    if !check(&identity.grants, Permission::ReadDevice, &Resource::tenant(tenant), now).allow {
+        return of_homes(&node, &identity, &filter).await;
+    }
     let (index, value) = match (&filter.product, &filter.home) {
         (None, None) => ("tenant", tenant.to_string()),
         (Some(product), None) => ("product", format!("{tenant}/{product}")),
@@ -78,11 +87,37 @@ pub(super) async fn list(
         (Some(_), Some(_)) => return Err(super::query_invalid("filter by product or by home, not by both").into()),
     };
     let found = node.stores().meta.page::<Device>(index, &value, page.after.as_ref(), page.limit).await?;
-    Ok(Items::of(found, |stored| DeviceView::new(stored.document, &node)))
+    Ok(Items::of(found, |stored| DeviceView::new(stored.document, &node, Sight::Whole)))
 }
 
-pub(super) async fn show(State(node): State<Node>, Target(device): Target<Device>) -> Json<DeviceView> {
-    Json(DeviceView::new(device.document, &node))
+/// What stands in the homes that somebody has a part in. It is one page: homes and what stands in them are bounded.
+async fn of_homes(node: &Node, identity: &Identity, filter: &Filter) -> Result<Items<DeviceView>, ProblemResponse> {
+    let now = node.clock().timestamp();
+    let mut items = Vec::new();
+    for tuple in &identity.grants.tuples {
+        let Object::Home(tenant, home) = &tuple.object else { continue };
+        if filter.home.as_ref().is_some_and(|wanted| wanted != home) {
+            continue;
+        }
+        let meta = &node.stores().meta;
+        let found = meta.page::<Device>("home", &format!("{tenant}/{home}"), None, INDEX_PAGE_MAX).await?;
+        for device in found.items.into_iter().map(|stored| stored.document) {
+            let sight = sight(&identity.grants, &device, now);
+            if sight > Sight::Nothing && filter.product.as_ref().is_none_or(|wanted| *wanted == device.product) {
+                items.push(DeviceView::new(device, node, sight));
+            }
+        }
+    }
+    Ok(Items { items, next: None })
+}
+
+pub(super) async fn show(
+    State(node): State<Node>,
+    identity: Identity,
+    Target(device): Target<Device>,
+) -> Json<DeviceView> {
+    let sight = sight(&identity.grants, &device.document, node.clock().timestamp());
+    Json(DeviceView::new(device.document, &node, sight))
 }
 
 #[derive(Deserialize)]

@@ -32,14 +32,16 @@ fn device_routes(routes: Routes<Node>) -> Routes<Node> {
         "keys": [{"fingerprint": "9f…", "state": "active", "not_after": "2027-11-23T00:00:00Z"}],
         "connection": {"online": true, "since": "2026-11-23T00:00:00Z"}, "created": "2026-11-23T00:00:00Z"
     });
-    let list = Doc::new("Devices, filtered by product or home")
-        .paged()
-        .query("product", "only of this product")
-        .query("home", "only in this home")
-        .response(200, json!({"items": [&one], "next": null}));
+    let list = Doc::new(
+        "Devices, filtered by product or home; a person sees those of their homes, as much as is theirs to see",
+    )
+    .paged()
+    .query("product", "only of this product")
+    .query("home", "only in this home")
+    .response(200, json!({"items": [&one], "next": null}));
     let alarm = json!({"device": "demo-1", "name": "temperature", "active": true, "since": "2026-11-23T00:00:00Z", "text": "31.5 is above 30", "cause": "n1-42"});
     routes
-        .get("/v1/devices", read, list, devices::list)
+        .get("/v1/devices", Guard::TenantOrAccount(Permission::ReadDevice), list, devices::list)
         .get(
             "/v1/devices/{device}",
             Guard::Device(Permission::ReadDevice),
@@ -112,7 +114,7 @@ fn telemetry_routes(routes: Routes<Node>) -> Routes<Node> {
         .get("/v1/devices/{device}/telemetry", read, range, telemetry::range)
         .get(
             "/v1/devices/{device}/telemetry/latest",
-            read,
+            Guard::Device(Permission::ReadState),
             Doc::new("The newest value of each metric").response(200, json!({"items": [value]})),
             telemetry::latest,
         )

@@ -11,7 +11,7 @@ use iot_core::{
 
 use super::{Ota, OtaError, Step, lock};
 use crate::{
-    rollout::{Assignment, NO_PROGRESS, Phase, Rollout, Vote, Walk},
+    rollout::{Assignment, NO_PROGRESS, Phase, Rollout, State, Vote, Walk},
     wire::{Down, SERVICE},
 };
 
@@ -35,7 +35,12 @@ impl Ota {
     pub async fn run(self: Arc<Self>, downlink: Arc<dyn Downlink>, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            if let Err(error) = self.tick(&*downlink).await {
+            // A tick may end anywhere: what it has not done is due at the next one.
+            let ticked = tokio::select! {
+                () = &mut shutdown => return,
+                ticked = self.tick(&*downlink) => ticked,
+            };
+            if let Err(error) = ticked {
                 let error: &dyn std::error::Error = &error;
                 let cause = error.source().map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(%error, cause, "rollouts cannot be carried out; they are tried again");
@@ -48,7 +53,8 @@ impl Ota {
         }
     }
 
-    /// Carries out what is due now: bounded work for each running rollout. [`run`](Self::run) calls it again and again.
+    /// Carries out what is due now: bounded work for each running rollout. [`run`](Self::run) calls it again and again. The
+    /// error is that of the first rollout that failed; the others were carried out.
     pub async fn tick(&self, downlink: &dyn Downlink) -> Result<(), OtaError> {
         let mut running = Vec::new();
         let mut after = None;
@@ -62,13 +68,12 @@ impl Ota {
         }
         lock(&self.present).keep(&running);
         let silence = self.seeks_silence();
+        // One that cannot be carried out holds no other up.
+        let mut ended = Ok(());
         for rollout in &running {
-            if silence {
-                self.give_up_on_silent(&Rollout::key_of(&rollout.0, &rollout.1)).await?;
-            }
-            self.carry_out(rollout, downlink).await?;
+            ended = ended.and(self.carry_out(rollout, silence, downlink).await);
         }
-        Ok(())
+        ended
     }
 
     /// Whether it is time again to seek devices without progress.
@@ -82,8 +87,16 @@ impl Ota {
         due
     }
 
-    async fn carry_out(&self, of: &(TenantId, RolloutId), downlink: &dyn Downlink) -> Result<(), OtaError> {
+    async fn carry_out(
+        &self,
+        of: &(TenantId, RolloutId),
+        silence: bool,
+        downlink: &dyn Downlink,
+    ) -> Result<(), OtaError> {
         let key = Rollout::key_of(&of.0, &of.1);
+        if silence {
+            self.give_up_on_silent(&key).await?;
+        }
         for _ in 0..WALK_PAGES_MAX {
             if !self.go_on(&key).await? {
                 break;
@@ -134,7 +147,7 @@ impl Ota {
             let mut rollout = read.document.clone();
             let mut batch = Batch::default();
             let mut told = self.judged(&mut rollout);
-            let walks = rollout.state == crate::rollout::State::Running;
+            let walks = rollout.state == State::Running;
             if let Some(group) = rollout.to_walk().filter(|_| walks) {
                 batch = self.walk(&mut rollout, group, batch).await?;
                 told.extend(self.judged(&mut rollout));
@@ -198,6 +211,9 @@ impl Ota {
     async fn tell_pending(&self, key: &Key, downlink: &dyn Downlink) -> Result<(), OtaError> {
         let Some(rollout) = self.meta.find::<Rollout>(key).await? else { return Ok(()) };
         let rollout = rollout.document;
+        if rollout.state != State::Running {
+            return Ok(());
+        }
         let of = (rollout.tenant.clone(), rollout.id.clone());
         let mut telling = lock(&self.present).telling(&of, rollout.round);
         let pending = Assignment::in_phase(&rollout.tenant, &rollout.id, Phase::Pending);

@@ -120,7 +120,7 @@ async fn compose(
         devices: found.items.into_iter().map(|stored| Row::of(console, stored.document)).collect(),
         members,
         sees_all,
-        invites: home.invites.iter().map(|invite| invite_shown(invite, now)).collect(),
+        invites: open_invites(&home, now),
         may_manage: is_in && may(Permission::ManageHome),
         may_bind: is_in && may(Permission::Bind),
         is_in,
@@ -149,6 +149,12 @@ async fn member_shown(
         is_reader: reader == Some(&member.account),
         may_remove: role.is_some_and(|role| role.may_grant(member.role)),
     })
+}
+
+/// Those that somebody can still accept.
+fn open_invites(home: &Home, now: Timestamp) -> Vec<InviteShown> {
+    let open = home.invites.iter().filter(|invite| invite.uses_left > 0 && invite.expires > now);
+    open.map(|invite| invite_shown(invite, now)).collect()
 }
 
 fn invite_shown(invite: &Invite, now: Timestamp) -> InviteShown {

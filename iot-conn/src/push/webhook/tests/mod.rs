@@ -85,7 +85,7 @@ impl Site {
         let meta = Arc::new(Memory::new(StoreLimits::default()));
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_763_856_000_000)));
         let site = Self::over(meta, clock, client, limits).await;
-        let home = Home { tenant: tenant(), id: HomeId::parse("h").unwrap(), name: "Home".to_owned() };
+        let home = Home::without_owner(tenant(), HomeId::parse("h").unwrap(), "Home".to_owned());
         site.put(&home).await;
         site.put(&lamp(0, Some("h"))).await;
         site
