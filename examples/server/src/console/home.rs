@@ -240,7 +240,7 @@ pub(super) async fn withdraw(
     Path(InvitePath { invite }): Path<InvitePath>,
 ) -> Answer {
     let home = home.document.id;
-    settled(console.auth.withdraw_invite(&who.principal, &home, &invite).await?)?;
+    settled(&console.auth.withdraw_invite(&who.principal, &home, &invite).await?)?;
     Ok(see(&format!("/homes/{home}?done=withdrawn")))
 }
 
@@ -256,7 +256,7 @@ pub(super) async fn remove(
     Path(MemberPath { account }): Path<MemberPath>,
 ) -> Answer {
     let home = home.document.id;
-    settled(console.auth.remove_member(&who.principal, &home, &account).await?)?;
+    settled(&console.auth.remove_member(&who.principal, &home, &account).await?)?;
     Ok(see(&format!("/homes/{home}?done=removed")))
 }
 
@@ -271,10 +271,10 @@ pub(super) async fn leave(State(console): State<Console>, who: Identity, Target(
     }
 }
 
-fn settled(ruling: Ruling) -> Result<(), ProblemResponse> {
+fn settled(ruling: &Ruling) -> Result<(), ProblemResponse> {
     match ruling {
         Ruling::Changed(_) => Ok(()),
-        Ruling::Refused(why) => Err(Problem::conflict(why.code(), refusal(why)?).into()),
+        Ruling::Refused(why) => Err(Problem::conflict(why.code(), refusal(*why)?).into()),
     }
 }
 
