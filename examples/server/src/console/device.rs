@@ -5,7 +5,7 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::State;
 use iot_core::{
-    access::{Permission, Resource, check, who_can},
+    access::{Permission, Resource, Sight, check, sight, who_can},
     device::{Device, DeviceKey, KeyState, Stage},
     home::Home,
     id::{CommandId, Metric},
@@ -44,6 +44,10 @@ pub(super) struct View {
 pub(super) struct DevicePage {
     shell: Shell,
     device: Row,
+    /// What is printed on it, and its history: for its household.
+    sees_printed: bool,
+    /// The whole record: for the vendor.
+    sees_all: bool,
     epoch: u64,
     created: Moment,
     keys: Vec<KeyShown>,
@@ -177,7 +181,10 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         why: sentence(&console.ota.explain(&device).await?),
     };
     let allowed = if may(Permission::ReadHome) { allowed(console, &device).await? } else { Vec::new() };
+    let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
+        sees_printed: seen >= Sight::Household,
+        sees_all: seen >= Sight::Whole,
         shell,
         allowed,
         twin,
