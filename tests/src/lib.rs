@@ -9,6 +9,8 @@
 //! | [`cloud`] | `iot-server`: start, kill, terminate, start again on the same folder and ports |
 //! | [`browser`] | Chromium, driven by chromedriver |
 //! | [`http`] | HTTP with a bearer token |
+//! | [`person`] | people: accounts, homes, invitations; the local door of a device |
+//! | [`stream`], [`receiver`] | server-sent events; a receiver of webhooks |
 //! | [`mqtt`] | our own MQTT client engine over TCP and TLS, one call at a time |
 //! | [`mod@unit`] | devices: claimed by the test itself, or `iot-device` as a process |
 //! | [`tools`] | clients that we did not write: mosquitto and paho |
@@ -19,7 +21,10 @@ pub mod browser;
 pub mod cloud;
 pub mod http;
 pub mod mqtt;
+pub mod person;
 pub mod process;
+pub mod receiver;
+pub mod stream;
 pub mod tools;
 pub mod trace;
 pub mod unit;

@@ -6,8 +6,8 @@
 //! against what its reader may see by then and against the present owner of its device.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use iot_core::{
@@ -16,7 +16,7 @@ use iot_core::{
     device::Device,
     event::{EventId, Report, Sequence, StoredEvent, Value},
     id::{DeviceId, HomeId, OwnershipEpoch, TenantId},
-    store::{Index, MetaStoreExt, Revision, StoreError},
+    store::{Index, Key, MetaStoreExt, Revision, StoreError},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -129,11 +129,13 @@ pub struct LiveChange {
 pub struct LiveHub {
     sender: broadcast::Sender<Arc<LiveChange>>,
     streams: Arc<Semaphore>,
+    bells: Arc<Bells>,
 }
 
 impl Default for LiveHub {
     fn default() -> Self {
-        Self { sender: broadcast::channel(LIVE_CHANGES_MAX).0, streams: Arc::new(Semaphore::new(LIVE_STREAMS_MAX)) }
+        let streams = Arc::new(Semaphore::new(LIVE_STREAMS_MAX));
+        Self { sender: broadcast::channel(LIVE_CHANGES_MAX).0, streams, bells: Arc::default() }
     }
 }
 
@@ -144,6 +146,22 @@ impl LiveHub {
             // An error means that the last reader has just gone.
             let _nobody = self.sender.send(Arc::new(change));
         }
+    }
+
+    /// Records have changed: the streams whose readers' standing is read from them ask again.
+    pub(crate) fn ring(&self, revision: Revision, keys: &[Key]) {
+        self.bells.ring(revision, |of| keys.iter().any(|key| of.contains(key)));
+    }
+
+    /// Any record may have changed.
+    pub(crate) fn ring_all(&self, revision: Revision) {
+        self.bells.ring(revision, |_| true);
+    }
+
+    /// The newest change of records that the streams have been told of.
+    #[cfg(all(test, feature = "device"))]
+    pub(crate) fn seen(&self) -> Revision {
+        self.bells.lock().seen
     }
 
     pub(crate) fn presence(&self, tenant: &TenantId, device: &DeviceId, epoch: OwnershipEpoch, presence: &Presence) {
@@ -202,7 +220,7 @@ pub struct LiveStream {
     at: Option<Sequence>,
     newest: watch::Receiver<Sequence>,
     changes: broadcast::Receiver<Arc<LiveChange>>,
-    seen_changes: Revision,
+    bell: Bell,
     ready: VecDeque<LiveEvent>,
     _permit: OwnedSemaphorePermit,
 }
@@ -210,6 +228,74 @@ pub struct LiveStream {
 impl std::fmt::Debug for LiveStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LiveStream").field("principal", &self.principal).finish_non_exhaustive()
+    }
+}
+
+/// One bell for each stream, which rings when a record changes that its reader's standing is read from. Bounded by the
+/// streams.
+#[derive(Debug, Default)]
+struct Bells {
+    // Small sections, never across an await.
+    hung: Mutex<Hung>,
+}
+
+#[derive(Debug, Default)]
+struct Hung {
+    seen: Revision,
+    bells: HashMap<u64, (Vec<Key>, watch::Sender<bool>)>,
+    next: u64,
+}
+
+/// A stream's end of its bell.
+#[derive(Debug)]
+struct Bell {
+    number: u64,
+    rung: watch::Receiver<bool>,
+    bells: Arc<Bells>,
+}
+
+impl Bells {
+    fn lock(&self) -> MutexGuard<'_, Hung> {
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first answer to it is yes: what changed before is not known.
+    fn hang(self: &Arc<Self>, keys: Vec<Key>) -> Bell {
+        let (sender, rung) = watch::channel(true);
+        let mut hung = self.lock();
+        let number = hung.next;
+        hung.next += 1;
+        hung.bells.insert(number, (keys, sender));
+        Bell { number, rung, bells: self.clone() }
+    }
+
+    fn ring(&self, revision: Revision, concerns: impl Fn(&[Key]) -> bool) {
+        let mut hung = self.lock();
+        hung.seen = hung.seen.max(revision);
+        let concerned = hung.bells.values().filter(|(keys, _)| concerns(keys));
+        for (_, sender) in concerned {
+            sender.send_replace(true);
+        }
+    }
+}
+
+impl Bell {
+    /// Whether it has rung since this was asked last.
+    fn answer(&self) -> bool {
+        let hung = self.bells.lock();
+        hung.bells.get(&self.number).is_some_and(|(_, sender)| sender.send_replace(false))
+    }
+
+    /// Waits until it has rung.
+    async fn rung(&mut self) {
+        // The sender is there for as long as this is.
+        let _rung = self.rung.wait_for(|rung| *rung).await;
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.bells.lock().bells.remove(&self.number);
     }
 }
 
@@ -230,7 +316,7 @@ impl super::Node {
         let newest = inner.tail.watch();
         let at = after.map(|after| after.sequence).or_else(|| inner.tail.end());
         let changes = inner.live.sender.subscribe();
-        let seen_changes = inner.changes_seen();
+        let bell = inner.live.bells.hang(inner.access.depends_on(&principal));
         let mut stream = LiveStream {
             node: inner,
             principal,
@@ -239,7 +325,7 @@ impl super::Node {
             at,
             newest,
             changes,
-            seen_changes,
+            bell,
             ready: VecDeque::new(),
             _permit: permit,
         };
@@ -281,6 +367,8 @@ impl LiveStream {
                         return self.failed(&error);
                     }
                 }
+                // What its reader may see may have changed.
+                () = self.bell.rung() => {}
                 () = self.node.stopping() => return None,
             }
         }
@@ -293,13 +381,11 @@ impl LiveStream {
 
     /// Asks again what the reader may see, if anything has changed since. What waits was decided by older grants.
     async fn refresh(&mut self) -> bool {
-        let seen = self.node.changes_seen();
-        if seen == self.seen_changes {
+        if !self.bell.answer() {
             return true;
         }
         match self.node.access.standing(&self.principal).await {
             Ok(Standing::Current(grants)) => {
-                self.seen_changes = seen;
                 if grants.tuples != self.grants.tuples {
                     self.ready.clear();
                     self.grants = grants;

@@ -41,7 +41,7 @@ use iot_core::{
     push::Push,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
-    store::{Revision, StoreError, Stores},
+    store::{StoreError, Stores},
 };
 use tokio::sync::watch as signal;
 
@@ -99,7 +99,6 @@ pub(crate) struct Inner {
     pub(crate) tail: Arc<Tail>,
     pub(crate) live: LiveHub,
     pub(crate) notifier: Option<notify::Notifier>,
-    pub(crate) changes: AtomicU64,
     draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
@@ -117,11 +116,6 @@ impl Inner {
     /// An epoch for a session that is not stored: above all earlier ones of this run.
     pub(crate) fn next_epoch(&self) -> SessionEpoch {
         SessionEpoch(self.epochs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-    }
-
-    /// The newest change of records that it has seen; none of this run at first.
-    pub(crate) fn changes_seen(&self) -> Revision {
-        Revision(self.changes.load(std::sync::atomic::Ordering::Acquire))
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -497,7 +491,6 @@ impl Builder<Authenticated> {
             tail: Arc::new(Tail::new()),
             live: self.live,
             notifier: self.push.map(notify::Notifier::new),
-            changes: AtomicU64::new(0),
             draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),

@@ -109,7 +109,7 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                 if let Ok(revision) = node.stores.meta.revision().await {
                     seen = revision;
                     node.directory.invalidate_all();
-                    node.changes.fetch_max(revision.0, Ordering::AcqRel);
+                    node.live.ring_all(revision);
                     for endpoint in node.registry.all() {
                         if let Some(link) = endpoint.link() {
                             reconsider(&node, &endpoint, &link).await;
@@ -137,7 +137,7 @@ async fn apply(node: &Inner, change: &Change) {
     for key in &change.keys {
         node.directory.invalidate(key);
     }
-    node.changes.fetch_max(change.revision.0, Ordering::AcqRel);
+    node.live.ring(change.revision, &change.keys);
     for key in &change.keys {
         for endpoint in node.registry.dependants(key) {
             if let Some(link) = endpoint.link() {

@@ -145,7 +145,7 @@ impl Cloud {
     /// Waits until the node has seen every change of records.
     pub(super) async fn settled(&self) {
         let revision = self.node.stores().meta.revision().await.unwrap();
-        until("the changes to be seen", || self.node.inner.changes_seen() >= revision).await;
+        until("the changes to be seen", || self.node.live_hub().seen() >= revision).await;
     }
 
     /// Changes a device's record.
