@@ -158,3 +158,36 @@ fn another_password_ends_the_other_sessions() {
     assert_eq!(change(PASSWORD, "better horse"), (303, "/account?done=password".to_owned()));
     assert!(browser.is_in() && !other.is_in());
 }
+
+#[test]
+fn a_home_is_made_shared_by_a_code_joined_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let owner = Browser::of(&server);
+    owner.set_up();
+    assert!(text(owner.get("/homes")).contains("You are in no home yet"));
+    let (status, page) = owner.post("/homes", &[("name", " ")]);
+    assert!(status == 422 && page.contains("id=\"name-wrong\""), "{page}");
+    let (status, made) = owner.post("/homes", &[("name", "<script>alert(1)</script>")]);
+    assert_eq!(status, 303);
+    let home = made.split('?').next().unwrap();
+    let page = text(owner.get(home));
+    assert!(page.contains("Ann") && page.contains("owner") && !page.contains("<script>alert"), "a name is text");
+
+    let (status, page) =
+        owner.post(&format!("{home}/invites"), &[("role", "guest"), ("uses", "1"), ("access", "7200")]);
+    assert!(status == 200 && page.contains("<svg class=\"qr\"") && page.contains("<path d=\"M"), "{page}");
+    let code = page.split("<code class=\"block\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let open = text(owner.get(home));
+    assert!(open.contains(">open<") && !open.contains(&code), "a code is shown once");
+    let (status, page) = owner.post("/homes/join", &[("code", &code)]);
+    assert!(status == 422 && page.contains("in this home already"), "{page}");
+    let (status, page) = owner.post("/homes/join", &[("code", "0000-0000")]);
+    assert!(status == 422 && page.contains("id=\"code-wrong\""), "{page}");
+    let (status, page) = owner.post(&format!("{home}/devices"), &[("code", "0000-0000")]);
+    assert!(status == 422 && page.contains("id=\"code-wrong\""), "{page}");
+    let invite = open.split(&format!("{home}/invites/")).nth(1).unwrap().split('/').next().unwrap();
+    assert_eq!(owner.post(&format!("{home}/invites/{invite}/withdraw"), &[]), (303, format!("{home}?done=withdrawn")));
+    let (status, page) = owner.post(&format!("{home}/leave"), &[]);
+    assert!(status == 422 && page.contains("transfer the home"), "{page}");
+}

@@ -5,10 +5,11 @@ use std::time::Duration;
 use askama::Template;
 use axum::extract::State;
 use iot_core::{
-    access::{Permission, Resource, check},
+    access::{Permission, Resource, Sight, check, sight, who_can},
     device::{Device, DeviceKey, KeyState, Stage},
+    home::Home,
     id::{CommandId, Metric},
-    store::{Aggregate, Bucket, LatestValue, Series, StoreError},
+    store::{Aggregate, Bucket, LatestValue, MetaStoreExt, Series, StoreError},
     time::Timestamp,
 };
 use iot_http::{Identity, ProblemResponse, Query, Target};
@@ -18,7 +19,7 @@ use super::{
     Console,
     command::{Asked, ReceiptShown},
     devices::Row,
-    page::{Answer, Shell, Wrong, page, page_as},
+    page::{Answer, Shell, Wrong, account_name, page, page_as},
     show::{self, Moment},
     sign_in::sentence,
     timeline::{self, Happening},
@@ -43,6 +44,10 @@ pub(super) struct View {
 pub(super) struct DevicePage {
     shell: Shell,
     device: Row,
+    /// What is printed on it, and its history: for its household.
+    sees_printed: bool,
+    /// The whole record: for the vendor.
+    sees_all: bool,
     epoch: u64,
     created: Moment,
     keys: Vec<KeyShown>,
@@ -53,6 +58,7 @@ pub(super) struct DevicePage {
     /// What it should be and is; `None` for those who may not see that.
     twin: Option<TwinShown>,
     update: UpdateShown,
+    allowed: Vec<AllowedShown>,
     asked: Asked,
     wanted: Wanted,
     wrong: Wrong,
@@ -65,6 +71,14 @@ struct UpdateShown {
     /// Empty if it never said.
     runs: String,
     why: String,
+}
+
+/// Somebody of the device's home.
+struct AllowedShown {
+    name: String,
+    relation: &'static str,
+    controls: bool,
+    ends: Option<Moment>,
 }
 
 struct KeyShown {
@@ -166,8 +180,13 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         runs: runs.map(|runs| format!("{} on {}", runs.version, runs.hardware)).unwrap_or_default(),
         why: sentence(&console.ota.explain(&device).await?),
     };
+    let allowed = if may(Permission::ReadHome) { allowed(console, &device).await? } else { Vec::new() };
+    let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
+        sees_printed: seen >= Sight::Household,
+        sees_all: seen >= Sight::Whole,
         shell,
+        allowed,
         twin,
         update,
         epoch: device.epoch.0,
@@ -184,6 +203,25 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         happenings,
         device: Row::of(console, device),
     })
+}
+
+async fn allowed(console: &Console, device: &Device) -> Result<Vec<AllowedShown>, StoreError> {
+    let Some(home) = &device.home else { return Ok(Vec::new()) };
+    let Some(home) = console.meta().find::<Home>(&Home::key_of(&device.tenant, home)).await? else {
+        return Ok(Vec::new());
+    };
+    let now = console.now();
+    let controllers = who_can(&home.document, device, Permission::Control, now);
+    let mut shown = Vec::new();
+    for person in who_can(&home.document, device, Permission::ReadState, now) {
+        shown.push(AllowedShown {
+            name: account_name(console, &device.tenant, &person.account).await?,
+            relation: person.relation.name(),
+            controls: controllers.iter().any(|one| one.account == person.account),
+            ends: person.expires.map(|at| Moment::of(at, now)),
+        });
+    }
+    Ok(shown)
 }
 
 fn key_shown(key: &DeviceKey, now: Timestamp) -> KeyShown {

@@ -10,7 +10,7 @@
 //! | [`sign_in`], [`session`], [`account`] | who is there |
 //! | [`assets`] | scripts and styles |
 //! | [`pulse`], [`live`] | the last minutes, and their stream |
-//! | [`overview`], [`devices`], [`device`], [`twin`], [`command`], [`timeline`], [`products`], [`rollouts`], [`audit`] | the pages |
+//! | [`overview`], [`devices`], [`device`], [`twin`], [`command`], [`timeline`], [`products`], [`rollouts`], [`homes`], [`home`], [`audit`] | the pages |
 
 mod account;
 mod assets;
@@ -19,6 +19,8 @@ mod command;
 mod device;
 mod devices;
 mod dress;
+mod home;
+mod homes;
 mod live;
 mod overview;
 mod page;
@@ -100,7 +102,7 @@ pub(crate) fn routes(console: Console, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, console);
     let routes = account_pages(public(routes));
     let routes = device_pages(routes);
-    rollout_pages(product_pages(routes)).erased()
+    home_pages(rollout_pages(product_pages(routes))).erased()
 }
 
 fn rollout_pages(routes: Routes<Console>) -> Routes<Console> {
@@ -142,7 +144,7 @@ fn account_pages(routes: Routes<Console>) -> Routes<Console> {
 fn device_pages(routes: Routes<Console>) -> Routes<Console> {
     let read = Guard::Tenant(Permission::ReadDevice);
     routes
-        .get("/", read, Doc::new("Overview"), overview::show)
+        .get("/", Guard::SignedIn, Doc::new("Overview, for the vendor's people"), overview::show)
         .get("/console/live", read, Doc::new("Live figures"), live::stream)
         .get("/devices", read, Doc::new("Devices"), devices::show)
         .get("/devices/{device}", Guard::Device(Permission::ReadDevice), Doc::new("A device"), device::show)
@@ -168,4 +170,20 @@ fn product_pages(routes: Routes<Console>) -> Routes<Console> {
             form("Issue a claim token"),
             products::issue,
         )
+}
+
+/// Members act for their home: the rules of homes decide what each may do, after the guards.
+fn home_pages(routes: Routes<Console>) -> Routes<Console> {
+    // A guest comes in too, and sees the devices.
+    let (read, manage) = (Guard::Home(Permission::ReadDevice), Guard::Home(Permission::ManageHome));
+    routes
+        .get("/homes", Guard::SignedIn, Doc::new("Homes"), homes::list)
+        .post("/homes", Guard::Account, form("Make a home"), homes::create)
+        .post("/homes/join", Guard::Account, form("Join a home"), homes::accept)
+        .get("/homes/{home}", read, Doc::new("A home"), home::show)
+        .post("/homes/{home}/devices", Guard::Home(Permission::Bind), form("Bind a device"), home::bind)
+        .post("/homes/{home}/invites", manage, form("Invite to a home"), home::invite)
+        .post("/homes/{home}/invites/{invite}/withdraw", manage, form("Withdraw an invitation"), home::withdraw)
+        .post("/homes/{home}/members/{account}/remove", manage, form("Remove a member"), home::remove)
+        .post("/homes/{home}/leave", read, form("Leave a home"), home::leave)
 }

@@ -10,7 +10,7 @@ use super::{
     Console,
     audit::{self, Entry},
     live::{Counts, Figures},
-    page::{Answer, Shell, page},
+    page::{Answer, Shell, page, see},
     show::Moment,
 };
 
@@ -39,6 +39,9 @@ pub(super) async fn show(State(console): State<Console>, who: Identity) -> Answe
     let tenant = &who.principal.tenant;
     let now = console.now();
     let shell = Shell::of(&console, &who, "overview", "Overview").await?;
+    if !shell.may.read {
+        return Ok(see("/homes"));
+    }
     let counts = Counts::of(&console, tenant).await?;
     let found = console.meta().page::<Alarm>("active", tenant.as_str(), None, SHOWN).await?;
     let raised = |alarm: Alarm| Raised {

@@ -8,6 +8,7 @@ use axum::{
 use iot_auth::{account::Account, token::ApiToken};
 use iot_core::{
     access::{Permission, Principal, Resource, Subject, check},
+    id::{AccountId, TenantId},
     problem::Problem,
     secret::Secret,
     store::{MetaStoreExt, StoreError},
@@ -97,6 +98,12 @@ impl Shell {
             Some("pause") => "No further device is offered the release.",
             Some("resume") => "The rollout goes on.",
             Some("cancel") => "The rollout is over.",
+            Some("home") => "The home is made. Add devices, and share it.",
+            Some("joined") => "You are in this home now.",
+            Some("left") => "You have left the home.",
+            Some("withdrawn") => "The invitation is withdrawn.",
+            Some("removed") => "They are no longer in this home.",
+            Some("bound") => "The device is yours now.",
             Some("login") => "That sign-in is over.",
             _ => "",
         };
@@ -111,12 +118,19 @@ pub(super) async fn name_of(console: &Console, principal: &Principal) -> Result<
             Some(stored) => stored.document.name,
             None => token.to_string(),
         },
-        Subject::Account { account, .. } => {
-            let known = console.meta().find::<Account>(&Account::key_of(&principal.tenant, account)).await?;
-            known.map_or_else(|| account.to_string(), |stored| stored.document.name)
-        }
+        Subject::Account { account, .. } => account_name(console, &principal.tenant, account).await?,
         _ => principal.to_string(),
     })
+}
+
+/// What a person is called.
+pub(super) async fn account_name(
+    console: &Console,
+    tenant: &TenantId,
+    account: &AccountId,
+) -> Result<String, StoreError> {
+    let known = console.meta().find::<Account>(&Account::key_of(tenant, account)).await?;
+    Ok(known.map_or_else(|| account.to_string(), |stored| stored.document.name))
 }
 
 /// A page that was found.

@@ -131,9 +131,10 @@ pub(super) async fn create(State(console): State<Console>, who: Identity, Form(a
 
 async fn save(console: &Console, who: &Identity, id: &ProductId, asked: &NewProduct) -> Answer {
     let name = asked.name().unwrap_or_default();
-    let put = console.auth.put_product(&who.principal, id, name, asked.encoding()).await?;
-    debug_assert_ne!(put, Put::Owned, "nobody but the vendor has products");
-    Ok(see(&format!("/products/{id}?done=product")))
+    match console.auth.put_product(&who.principal, id, name, asked.encoding()).await? {
+        Put::Created | Put::Replaced => Ok(see(&format!("/products/{id}?done=product"))),
+        Put::Owned => Err(Problem::forbidden().into()),
+    }
 }
 
 /// A claim token, shown this once.
