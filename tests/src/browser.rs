@@ -1,16 +1,23 @@
 //! A real browser: Chromium, driven through chromedriver (W3C WebDriver).
 
-use std::{fmt, fs, future::Future, net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    fmt, fs,
+    future::Future,
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{
-    process::Process,
-    wait::{SOON, until},
-};
+use crate::{process::Process, wait::SOON};
+
+/// The pause between two looks at a page.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A window of a browser that nobody else uses, without a history.
 pub struct Browser {
@@ -100,8 +107,11 @@ impl Browser {
     /// The same with a time of its own.
     #[track_caller]
     pub fn reads_within(&self, text: &str, within: Duration) {
-        let what = format!("the page to say {text:?}");
-        until(&what, within, || self.text().contains(text).then_some(()));
+        let begun = Instant::now();
+        while !self.text().contains(text) {
+            assert!(begun.elapsed() < within, "{} does not say {text:?} but:\n{}", self.path(), self.text());
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Types into the field with this label, in place of what is there.
@@ -184,12 +194,14 @@ impl Browser {
         assert!(errors.is_empty(), "{path}: {errors:#?}");
     }
 
-    /// What the browser's console holds since it was read last, warnings apart.
+    /// What the browser's console holds since it was read last, warnings apart. That a form was answered with its mistakes (422)
+    /// is no error of the page.
     #[track_caller]
     pub fn console_errors(&self) -> Vec<String> {
         let entries = self.wait("the console", self.client().issue_cmd(Log));
         let severe = entries.as_array().into_iter().flatten().filter(|entry| entry["level"] == "SEVERE");
-        severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect()
+        let messages = severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
+        messages.filter(|message| !message.contains("status of 422")).collect()
     }
 }
 

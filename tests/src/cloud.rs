@@ -125,17 +125,30 @@ impl Cloud {
         })
     }
 
+    /// Starts with an empty folder on free ports, and nobody has signed in yet: the one-time password is beside it.
+    #[track_caller]
+    pub fn untouched(args: &[&str]) -> (Self, String) {
+        Self::begin(args, Run::start)
+    }
+
     #[track_caller]
     fn start_by(args: &[&str], start: impl FnOnce(&Path, &[&str]) -> Result<Run, String>) -> Self {
+        let (cloud, password) = Self::begin(args, start);
+        let answer = cloud.anyone().with_password("admin", &password).post("/v1/sign-in", &json!({}));
+        let token = answer.is(200)["token"].as_str().expect("sign-in answers a token").to_owned();
+        Self { token, ..cloud }
+    }
+
+    #[track_caller]
+    fn begin(args: &[&str], start: impl FnOnce(&Path, &[&str]) -> Result<Run, String>) -> (Self, String) {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         let mut all = ports(|_| "127.0.0.1:0".to_owned());
         all.extend(args.iter().map(|&arg| arg.to_owned()));
         let run = start(folder.path(), &texts(&all)).expect("the server starts with an empty folder");
         let password = run.password.clone().expect("the first start prints a password");
-        let answer = run.api().with_password("admin", &password).post("/v1/sign-in", &json!({}));
-        let token = answer.is(200)["token"].as_str().expect("sign-in answers a token").to_owned();
         let addresses = run.addresses.clone();
-        Self { folder, args: args.iter().map(|&arg| arg.to_owned()).collect(), run: Some(run), addresses, token }
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        (Self { folder, args, run: Some(run), addresses, token: String::new() }, password)
     }
 
     /// Where a listener is; the same in every run.

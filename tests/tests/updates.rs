@@ -50,7 +50,7 @@ fn release(sequence: u64, image: &str, key: &SigningKey) -> SignedRelease {
 fn lamp(cloud: &Cloud, id: &str, token: &str, more: &[&str]) -> Process {
     let trust = Trust::new(1, vec![maker().public()]).unwrap();
     let factory = json!({"product": "lamp", "hardware": "r1", "version": "1.0.0", "sequence": 1, "trust": trust});
-    let path: PathBuf = cloud.folder().join("factory.json");
+    let path: PathBuf = cloud.folder().join(format!("{id}.json"));
     fs::write(&path, factory.to_string()).unwrap();
     let factory = path.to_str().unwrap();
     let args = [&["--device", id, "--interval-ms", "1000", "--factory", factory], more].concat();

@@ -94,6 +94,7 @@ function draw(box) {
   };
   box.replaceChildren();
   charts.push({ box, plot: new uPlot(options, [column("at"), column("mean"), column("min"), column("max")], box) });
+  box.querySelector(".u-legend")?.setAttribute("aria-label", "Values at the pointer");
 }
 
 function drawAll() {

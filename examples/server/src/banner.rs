@@ -64,8 +64,13 @@ impl Banner<'_> {
         let Api { curl, url } = api;
         match &self.password {
             Some(password) => {
-                line(text, "\nFirst start. Sign in; this password is not shown again and is good for one use:");
                 let password = password.expose();
+                line(
+                    text,
+                    "\nFirst start. Open the console and set up the administrator with this password; it is good for one use:",
+                );
+                line(text, &format!("  {url}/setup   {password}"));
+                line(text, "\nOr use it for a token on the command line:");
                 line(
                     text,
                     &format!(
@@ -74,6 +79,7 @@ impl Banner<'_> {
                 );
             }
             None => {
+                line(text, &format!("\nThe console: {url}/"));
                 line(text, "\nNo token any more? Stop the server and make a new password:");
                 line(text, &format!("  {} --data {} reset-admin", program(), self.folder.path().display()));
             }
@@ -89,6 +95,10 @@ impl Banner<'_> {
         }
         if self.demo > 0 {
             command(text, api, "demo-1");
+            line(
+                text,
+                "\nEach simulated device has a door: `curl -H 'Content-Type: application/json' -X POST <local>/button` presses its button\nand shows the code that binds it to a home in the console.",
+            );
         }
         if let Some(mqtts) = self.address("mqtts") {
             self.device(text, api, mqtts);

@@ -31,6 +31,8 @@ const CLAIM_VALID: Duration = Duration::from_secs(3_600);
 const END_WITHIN: Duration = Duration::from_secs(5);
 const RESTART_MIN: Duration = Duration::from_secs(1);
 const RESTART_MAX: Duration = Duration::from_secs(60);
+/// With more devices than this none has a local door: nobody would press so many buttons.
+const DOORS_MAX: u32 = 20;
 
 /// What the child is told.
 #[derive(Debug, Clone)]
@@ -116,8 +118,13 @@ impl Demo {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("IOT_")) {
             command.env_remove(name);
         }
+        command.arg("device");
+        if self.count <= DOORS_MAX {
+            // So that a person can press their buttons.
+            command.args(["--local", "127.0.0.1:0"]);
+        }
         command
-            .args(["device", "--http", &format!("http://{}", loopback(self.http))])
+            .args(["--http", &format!("http://{}", loopback(self.http))])
             .args(["--mqtts", &loopback(self.mqtts).to_string(), "--count", &self.count.to_string()])
             .args(["--interval-ms", "2000", "--ca"])
             .arg(self.folder.ca())
