@@ -245,7 +245,7 @@ impl Mqtt {
     }
 
     fn drain(&mut self) -> Vec<Event> {
-        self.events.extend(std::iter::from_fn(|| self.client.poll_event()));
+        self.take_events();
         self.events.drain(..).collect()
     }
 
@@ -257,7 +257,14 @@ impl Mqtt {
         if self.client.poll_timeout().is_some_and(|at| at <= self.now()) {
             self.client.handle_timeout(self.now());
         }
-        self.events.extend(std::iter::from_fn(|| self.client.poll_event()));
+        self.take_events();
+    }
+
+    /// All but what services of the cloud say unasked: these clients have none of them.
+    fn take_events(&mut self) {
+        let is_greeting =
+            |event: &Event| matches!(event, Event::Message(message) if message.topic.starts_with("down/service/"));
+        self.events.extend(std::iter::from_fn(|| self.client.poll_event()).filter(|event| !is_greeting(event)));
     }
 
     fn exchange(&mut self) -> io::Result<()> {

@@ -14,7 +14,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::header,
+    http::{Method, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
@@ -42,6 +42,8 @@ const CONNECTIONS_MAX: usize = 2_048;
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 /// From the end of the headers to the response; longer than any `wait_ms`.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(60);
+/// The same for an image of firmware, which is as long as its line is slow.
+const IMAGE_WITHIN: Duration = Duration::from_secs(1_800);
 const TLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long requests get to end when the server drains.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -111,12 +113,14 @@ pub(crate) fn surround(router: Router) -> Router {
 }
 
 async fn deadline(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(RESPONSE_WITHIN, next.run(request)).await {
+    let is_image = request.method() == Method::PUT && request.uri().path().ends_with("/image");
+    let within = if is_image { IMAGE_WITHIN } else { RESPONSE_WITHIN };
+    match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ProblemResponse(Problem::new(
             408,
             "timeout",
-            format!("the request and its answer took longer than {} s", RESPONSE_WITHIN.as_secs()),
+            format!("the request and its answer took longer than {} s", within.as_secs()),
         ))
         .into_response(),
     }
