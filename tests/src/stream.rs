@@ -82,16 +82,17 @@ impl Drop for Stream {
 }
 
 fn read(mut reader: impl BufRead, events: &Mutex<Vec<Event>>) {
-    let (mut kind, mut id, mut line) = (String::new(), None, String::new());
+    let (mut event, mut line) = (Event { kind: String::new(), id: None, data: Value::Null }, String::new());
     // Chunks are whole events, so that their sizes stand on lines of their own, which mean nothing here.
     while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
         match line.trim_end().split_once(": ") {
-            Some(("event", text)) => text.clone_into(&mut kind),
-            Some(("id", text)) => id = Some(text.to_owned()),
-            Some(("data", text)) => {
-                let data = serde_json::from_str(text).unwrap_or(Value::Null);
-                let event = Event { kind: kind.clone(), id: id.take(), data };
-                events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            Some(("event", text)) => text.clone_into(&mut event.kind),
+            Some(("id", text)) => event.id = Some(text.to_owned()),
+            Some(("data", text)) => event.data = serde_json::from_str(text).unwrap_or(Value::Null),
+            // An empty line ends an event (WHATWG HTML §9.2.6); those of chunks end with a carriage return too.
+            _ if line == "\n" && !event.kind.is_empty() => {
+                events.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone());
+                (event.kind, event.id) = (String::new(), None);
             }
             // The end of the answer: a chunk without bytes.
             _ if line == "0\r\n" => return,

@@ -42,7 +42,8 @@ fn a_stream_goes_on_where_it_broke_off_also_over_a_restart() {
     let again = open(&cloud, &format!("&after={last}"));
     lamp.connect().unwrap();
     assert!(!lamp.publish(sample(4)).is_error());
-    until("what was missed and what is new", SOON, || (numbers(&again) == [3, 4]).then_some(()));
+    again.wait("what is new", SOON, |event| (event.data["values"]["n"] == 4).then_some(()));
+    assert_eq!(numbers(&again), [3, 4]);
     assert!(cloud.terminate().success());
     again.ends(SOON);
 }

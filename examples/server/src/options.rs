@@ -76,7 +76,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 
-    /// Where devices reach this server over HTTP, such as https://cloud.example [default: its own listener]
+    /// Where devices reach this server over HTTP, such as <https://cloud.example> [default: its own listener]
     #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
     public_url: Option<String>,
 
