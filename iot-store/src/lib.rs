@@ -18,6 +18,8 @@
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `conformance` | the exam | `conformance` |
 
+#[cfg(feature = "sqlite")]
+mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod limits;

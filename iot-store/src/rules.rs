@@ -64,6 +64,23 @@ pub(crate) fn narrowed(mut event: Event, metric: Option<&Metric>) -> Option<Even
     (!values.is_empty()).then_some(event)
 }
 
+/// The literal levels at the beginning of a filter: every topic that matches begins with them.
+#[cfg(feature = "sqlite")]
+pub(crate) fn literal_prefix(filter: &str) -> &str {
+    let Some(wildcard) = filter.find(['+', '#']) else { return filter };
+    let prefix = &filter[..wildcard];
+    prefix.strip_suffix('/').unwrap_or(prefix)
+}
+
+/// FNV-1a, 64 bits: it detects an edited file, not an attack.
+#[cfg(feature = "sqlite")]
+pub(crate) fn checksum(text: &str) -> String {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
 /// Gathers statistics from values that come in order of time and sequence.
 #[derive(Debug)]
 pub(crate) struct Buckets {

@@ -20,7 +20,6 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(run(folder.path())).unwrap();
 //! ```
 
-mod codec;
 mod fault;
 mod meta;
 mod migrate;
@@ -44,7 +43,7 @@ use self::{
     telemetry::Known,
     writer::{Undo, Writer},
 };
-use crate::StoreLimits;
+use crate::{StoreLimits, codec};
 
 /// The stores of one folder. Cheap to clone; when the last clone is dropped, the writes that wait are finished first,
 /// which blocks for a moment.

@@ -1,4 +1,4 @@
-//! The blobs: a version byte, then one CBOR item (RFC 8949), in which every `f64` survives.
+//! The blobs that all backends hold: a version byte, then one CBOR item (RFC 8949), in which every `f64` survives.
 
 use std::{convert::Infallible, ops::Range, sync::Arc};
 
@@ -15,8 +15,6 @@ use minicbor::{
     decode, encode,
 };
 
-use super::fault::Fault;
-
 const FORMAT: u8 = 1;
 /// Marks a JSON scalar, so that it is told from the other kinds of value.
 const JSON_SCALAR: Tag = Tag::new(262);
@@ -24,18 +22,22 @@ const JSON_SCALAR: Tag = Tag::new(262);
 type Written = Result<(), encode::Error<Infallible>>;
 type Out = Encoder<Vec<u8>>;
 
+/// What was read is not what was written.
+#[derive(Debug)]
+pub(crate) struct Damage(pub(crate) String);
+
 /// Where each value of a report is within its blob.
-pub(super) type Places = Vec<(Metric, Range<usize>)>;
+pub(crate) type Places = Vec<(Metric, Range<usize>)>;
 
 /// Writes a report; answers where its values are.
-pub(super) fn report(report: &Report) -> (Vec<u8>, Places) {
+pub(crate) fn report(report: &Report) -> (Vec<u8>, Places) {
     let mut places = Vec::new();
     let body = blob(|out| write_report(out, report, &mut places));
     (body, places)
 }
 
 /// Reads [`report`].
-pub(super) fn read_report(body: &[u8]) -> Result<Report, Fault> {
+pub(crate) fn read_report(body: &[u8]) -> Result<Report, Damage> {
     read(body, |input| match input.datatype()? {
         Type::Map => Ok(Report::Telemetry(read_values(input)?)),
         _ => {
@@ -46,17 +48,17 @@ pub(super) fn read_report(body: &[u8]) -> Result<Report, Fault> {
 }
 
 /// Reads one value, as it is within a report.
-pub(super) fn read_value_at(item: &[u8]) -> Result<Value, Fault> {
+pub(crate) fn read_value_at(item: &[u8]) -> Result<Value, Damage> {
     read_value(&mut Decoder::new(item)).map_err(|error| damaged(&error))
 }
 
 /// Writes a message.
-pub(super) fn message(message: &Message) -> Vec<u8> {
+pub(crate) fn message(message: &Message) -> Vec<u8> {
     blob(|out| write_message(out, message))
 }
 
 /// Reads [`message`].
-pub(super) fn read_message(body: &[u8]) -> Result<Message, Fault> {
+pub(crate) fn read_message(body: &[u8]) -> Result<Message, Damage> {
     read(body, |input| {
         input.array()?;
         Ok(Message {
@@ -74,12 +76,12 @@ pub(super) fn read_message(body: &[u8]) -> Result<Message, Fault> {
 }
 
 /// Writes a list of subscription identifiers; nothing for an empty one.
-pub(super) fn identifiers(identifiers: &[u32]) -> Option<Vec<u8>> {
+pub(crate) fn identifiers(identifiers: &[u32]) -> Option<Vec<u8>> {
     (!identifiers.is_empty()).then(|| identifiers.iter().flat_map(|identifier| identifier.to_be_bytes()).collect())
 }
 
 /// Reads [`identifiers`].
-pub(super) fn read_identifiers(blob: Option<&[u8]>) -> Vec<u32> {
+pub(crate) fn read_identifiers(blob: Option<&[u8]>) -> Vec<u32> {
     blob.unwrap_or_default().as_chunks::<4>().0.iter().map(|chunk| u32::from_be_bytes(*chunk)).collect()
 }
 
@@ -89,15 +91,15 @@ fn blob(write: impl FnOnce(&mut Out) -> Written) -> Vec<u8> {
     out.into_writer()
 }
 
-fn read<T>(blob: &[u8], item: impl FnOnce(&mut Decoder<'_>) -> Result<T, decode::Error>) -> Result<T, Fault> {
+fn read<T>(blob: &[u8], item: impl FnOnce(&mut Decoder<'_>) -> Result<T, decode::Error>) -> Result<T, Damage> {
     let Some((&FORMAT, body)) = blob.split_first() else {
-        return Err(Fault::damaged(format!("a blob of format {:?}", blob.first())));
+        return Err(Damage(format!("a blob of format {:?}", blob.first())));
     };
     item(&mut Decoder::new(body)).map_err(|error| damaged(&error))
 }
 
-fn damaged(error: &decode::Error) -> Fault {
-    Fault::damaged(format!("a blob: {error}"))
+fn damaged(error: &decode::Error) -> Damage {
+    Damage(format!("a blob: {error}"))
 }
 
 fn write_report(out: &mut Out, report: &Report, places: &mut Places) -> Written {
