@@ -65,7 +65,7 @@ pub(crate) fn narrowed(mut event: Event, metric: Option<&Metric>) -> Option<Even
 }
 
 /// The literal levels at the beginning of a filter: every topic that matches begins with them.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn literal_prefix(filter: &str) -> &str {
     let Some(wildcard) = filter.find(['+', '#']) else { return filter };
     let prefix = &filter[..wildcard];
@@ -73,7 +73,7 @@ pub(crate) fn literal_prefix(filter: &str) -> &str {
 }
 
 /// FNV-1a, 64 bits: it detects an edited file, not an attack.
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn checksum(text: &str) -> String {
     let hash = text
         .bytes()
