@@ -3,8 +3,6 @@
 
 mod cluster;
 
-use std::sync::Arc;
-
 use iot_core::store::Stores;
 use iot_store::{
     conformance::{Backend, LIMITS},
@@ -16,8 +14,7 @@ struct Schema(PostgresSettings);
 #[async_trait::async_trait]
 impl Backend for Schema {
     async fn open(&mut self) -> Stores {
-        let postgres = Postgres::open(&self.0, LIMITS).await.unwrap();
-        Stores { meta: Arc::new(postgres), ..Stores::new(iot_store::memory::Memory::new(LIMITS)) }
+        Stores::new(Postgres::open(&self.0, LIMITS).await.unwrap())
     }
 }
 

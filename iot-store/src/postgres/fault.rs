@@ -36,7 +36,10 @@ impl Fault {
 
     fn of_state(state: &SqlState, error: tokio_postgres::Error) -> Self {
         match *state {
-            SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Self::Again(Arc::new(error)),
+            // A unique value is taken only if another transaction took it after it was looked for.
+            SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::UNIQUE_VIOLATION => {
+                Self::Again(Arc::new(error))
+            }
             SqlState::DISK_FULL => Self::Full(Arc::new(error)),
             SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED => Self::Damaged(said(&error)),
             _ => match &state.code()[..2] {

@@ -20,6 +20,8 @@ use super::fault::Fault;
 const JOBS_WAITING_MAX: usize = 1_024;
 /// The most jobs of one transaction: bounds how long the first of them waits for the others.
 const JOBS_PER_COMMIT_MAX: usize = 256;
+/// The most that one transaction writes, in bytes; one job that is larger goes alone.
+const WEIGHT_PER_COMMIT_MAX: usize = 8 * 1024 * 1024;
 /// How often a group is tried when another transaction was in its way.
 const ATTEMPTS_MAX: usize = 10;
 /// How long a group may take; a connection that says nothing for so long is given up.
@@ -32,6 +34,9 @@ pub(super) trait Work: Send + Sync + 'static {
     type Job: Send + Sync + 'static;
     /// What it is told.
     type Answer: Send + 'static;
+
+    /// How many bytes a job writes, about.
+    fn weight(job: &Self::Job) -> usize;
 
     /// Carries out jobs in one transaction, from its BEGIN to its COMMIT; the answers are in the order of the jobs. After
     /// a failure the connection is closed, so that the server undoes what was not committed.
@@ -105,11 +110,27 @@ async fn serve<W: Work>(mut connection: Connection, work: W, mut jobs: mpsc::Rec
     while jobs.recv_many(&mut group, JOBS_PER_COMMIT_MAX).await > 0 {
         let (jobs, answers): (Vec<W::Job>, Vec<_>) =
             group.drain(..).map(|Pending { job, answer }| (job, answer)).unzip();
-        for (answer, outcome) in answers.into_iter().zip(outcomes(&mut connection, &work, &jobs).await) {
-            // A caller that has gone does not want to know.
-            let _ = answer.send(outcome);
+        let mut answers = answers.into_iter();
+        let mut rest = &jobs[..];
+        while !rest.is_empty() {
+            let (group, later) = rest.split_at(group_size::<W>(rest));
+            for (outcome, answer) in outcomes(&mut connection, &work, group).await.into_iter().zip(&mut answers) {
+                // A caller that has gone does not want to know.
+                let _ = answer.send(outcome);
+            }
+            rest = later;
         }
     }
+}
+
+/// How many jobs go into one transaction.
+fn group_size<W: Work>(jobs: &[W::Job]) -> usize {
+    let mut weight = 0;
+    let fits = jobs.iter().take_while(|job| {
+        weight += W::weight(job);
+        weight <= WEIGHT_PER_COMMIT_MAX
+    });
+    fits.count().max(1)
 }
 
 /// If the server refuses what one job has written, each is carried out alone, so that only that one fails.

@@ -61,6 +61,8 @@ mod meta;
 mod migrate;
 mod pipeline;
 mod pool;
+mod session;
+mod telemetry;
 mod text;
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -71,7 +73,7 @@ use tokio_postgres::{
     tls::{MakeTlsConnect, TlsConnect},
 };
 
-use self::{fault::Fault, lane::Lane, meta::Records};
+use self::{fault::Fault, lane::Lane, meta::Records, session::Sessions, telemetry::Telemetry};
 use crate::StoreLimits;
 
 /// The fewest connections: one for each lane, and one that reads.
@@ -119,6 +121,8 @@ struct Inner {
     schema: String,
     pool: Pool,
     records: Lane<Records>,
+    sessions: Lane<Sessions>,
+    telemetry: Lane<Telemetry>,
 }
 
 /// Why a database was not opened. Each text says what to look at; nothing was changed.
@@ -201,7 +205,14 @@ impl Postgres {
         migrate::check_server(&client).await?;
         migrate::migrate(&mut client, &schema, migrate::ALL).await?;
         drop(client);
-        let inner = Inner { limits, schema, records: Lane::start(pool.clone(), Records::new(limits)), pool };
+        let inner = Inner {
+            limits,
+            schema,
+            records: Lane::start(pool.clone(), Records::new(limits)),
+            sessions: Lane::start(pool.clone(), Sessions::new(limits)),
+            telemetry: Lane::start(pool.clone(), Telemetry::default()),
+            pool,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -209,6 +220,8 @@ impl Postgres {
     /// with [`StoreError::Closed`](iot_core::store::StoreError::Closed). A second call does nothing.
     pub async fn close(&self) {
         self.inner.records.end().await;
+        self.inner.sessions.end().await;
+        self.inner.telemetry.end().await;
         self.inner.pool.close();
     }
 }

@@ -28,7 +28,7 @@ cat >/dev/null
 rm -rf "$IOT_CLUSTER""#;
 
 /// A running server.
-pub struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
     programs: PathBuf,
     user: Option<String>,
@@ -36,18 +36,18 @@ pub struct Cluster {
 }
 
 /// The server that the tests of this process share.
-pub fn shared() -> &'static str {
+pub(crate) fn shared() -> &'static str {
     static SHARED: OnceLock<String> = OnceLock::new();
     SHARED.get_or_init(|| env::var(URL).unwrap_or_else(|_| Cluster::start(&[]).url()))
 }
 
 /// A schema of the shared server that nobody has used yet.
-pub fn fresh() -> PostgresSettings {
+pub(crate) fn fresh() -> PostgresSettings {
     settings(shared())
 }
 
 /// A schema of a server that nobody has used yet.
-pub fn settings(url: &str) -> PostgresSettings {
+pub(crate) fn settings(url: &str) -> PostgresSettings {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mut settings = PostgresSettings::new(url);
     settings.schema = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -55,7 +55,7 @@ pub fn settings(url: &str) -> PostgresSettings {
 }
 
 /// A connection beside those of a store.
-pub async fn connect(settings: &PostgresSettings) -> Client {
+pub(crate) async fn connect(settings: &PostgresSettings) -> Client {
     let (client, connection) = tokio_postgres::connect(&settings.url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute(&format!("SET search_path = {}", settings.schema)).await.unwrap();
@@ -64,7 +64,7 @@ pub async fn connect(settings: &PostgresSettings) -> Client {
 
 impl Cluster {
     /// Makes and starts one, with settings beside `fsync = on`.
-    pub fn start(settings: &[&str]) -> Self {
+    pub(crate) fn start(settings: &[&str]) -> Self {
         let user = is_root().then(|| "postgres".to_owned());
         // A short path: a socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("iot-pg-").tempdir().unwrap().keep();
@@ -89,22 +89,22 @@ impl Cluster {
         cluster
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("host={} port={} user=iot dbname=postgres", self.folder.display(), self.port)
     }
 
     /// Over TCP, as TLS needs.
-    pub fn url_of_host(&self, host: &str) -> String {
+    pub(crate) fn url_of_host(&self, host: &str) -> String {
         format!("host={host} port={} user=iot dbname=postgres", self.port)
     }
 
     /// Stops it as a crash does: nothing is written that was not written.
-    pub fn crash(&self) {
+    pub(crate) fn crash(&self) {
         output(self.command("pg_ctl").arg("--pgdata").arg(self.data()).args(["--mode=immediate", "--wait", "stop"]));
     }
 
     /// Starts it again.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         let mut start = self.command("pg_ctl");
         start.arg("--pgdata").arg(self.data()).arg("--log").arg(self.folder.join("log")).args(["--wait", "start"]);
         let status = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
@@ -112,12 +112,12 @@ impl Cluster {
     }
 
     /// The folder of its data.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
     /// Lets the server's user read a file.
-    pub fn give(&self, path: &Path) {
+    pub(crate) fn give(&self, path: &Path) {
         let Some(user) = &self.user else { return };
         hand_over(path, user);
     }
@@ -127,6 +127,7 @@ impl Cluster {
         let mut watchdog = Command::new("sh");
         watchdog.args(["-c", WATCHDOG, "sh"]).arg(stop.get_program()).args(stop.get_args());
         watchdog.arg("--pgdata").arg(self.data()).env("IOT_CLUSTER", &self.folder).current_dir("/");
+        #[expect(clippy::zombie_processes, reason = "it outlives this process")]
         let watchdog = watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Its end of the pipe stays open for as long as this process lives.
         std::mem::forget(watchdog.stdin);

@@ -6,6 +6,9 @@ use iot_core::store::{Audit, Batch, Check, Committed, IndexKey, Key, Revision, W
 
 use crate::rules::{distinct, last_writes};
 
+/// What a record needs beside its body, and so do each of its index keys and an audit entry, about.
+const RECORD_BYTES: usize = 200;
+
 /// A batch of which each record is written once.
 pub(in crate::postgres) struct Prepared {
     checks: Vec<Check>,
@@ -19,6 +22,15 @@ pub(super) type Unique<'a> = (&'a str, &'a str, &'a str);
 impl Prepared {
     pub(super) fn new(batch: Batch) -> Self {
         Self { checks: batch.checks, writes: last_writes(batch.writes), audit: batch.audit }
+    }
+
+    /// How many bytes it writes, about.
+    pub(super) fn weight(&self) -> usize {
+        let of = |write: &Write| match write {
+            Write::Put { body, index_keys, .. } => body.len() + RECORD_BYTES * (1 + index_keys.len()),
+            Write::Delete(_) => RECORD_BYTES,
+        };
+        self.writes.iter().map(of).sum::<usize>() + RECORD_BYTES * self.audit.len()
     }
 
     fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -67,8 +79,25 @@ pub(super) struct Group<'a> {
 
 /// What a record has become.
 pub(super) enum State<'a> {
-    Put { version: u64, format: u16, body: &'a str, index_keys: &'a [IndexKey] },
+    Put(Put<'a>),
     Deleted,
+}
+
+/// A record as it is written.
+pub(super) struct Put<'a> {
+    pub(super) version: u64,
+    pub(super) format: u16,
+    pub(super) body: &'a str,
+    pub(super) index_keys: &'a [IndexKey],
+}
+
+impl<'a> State<'a> {
+    pub(super) fn put(&self) -> Option<&Put<'a>> {
+        match self {
+            Self::Put(put) => Some(put),
+            Self::Deleted => None,
+        }
+    }
 }
 
 impl<'a> Group<'a> {
@@ -151,7 +180,7 @@ impl<'a> Group<'a> {
                 for (_, index, value) in uniques(write) {
                     self.hold(index.to_owned(), value.to_owned(), key.clone());
                 }
-                State::Put { version, format: *format, body, index_keys }
+                State::Put(Put { version, format: *format, body, index_keys })
             }
             Write::Delete(_) => {
                 self.versions.remove(key);

@@ -38,6 +38,10 @@ impl Work for Records {
     type Job = Prepared;
     type Answer = Committed;
 
+    fn weight(batch: &Prepared) -> usize {
+        batch.weight()
+    }
+
     async fn carry_out(&self, client: &Client, batches: &[Prepared]) -> Result<Vec<Committed>, Fault> {
         let mut group = begin(client, batches).await?;
         let first = group.revision;
@@ -106,76 +110,14 @@ const FORGET_CHANGES: &str = "WITH forgotten AS (DELETE FROM change WHERE revisi
     UPDATE counter SET value = $1 WHERE name = 'changes_forgotten' AND value < $1";
 const COUNT: &str = "UPDATE counter SET value = $1 WHERE name = 'revision'";
 
-type Text<'a> = Cow<'a, str>;
-
-/// The columns of the rows to be written.
-#[derive(Default)]
-struct Columns<'a> {
-    written: (Vec<Text<'a>>, Vec<Text<'a>>),
-    deleted: (Vec<Text<'a>>, Vec<Text<'a>>),
-    put: (Vec<Text<'a>>, Vec<Text<'a>>, Vec<i64>, Vec<i32>, Vec<Text<'a>>),
-    index_keys: (Vec<Text<'a>>, Vec<Text<'a>>, Vec<Text<'a>>, Vec<Text<'a>>, Vec<bool>),
-    changes: (Vec<i64>, Vec<i32>, Vec<Text<'a>>, Vec<Text<'a>>),
-}
-
-impl<'a> Columns<'a> {
-    fn new(group: &Group<'a>) -> Self {
-        let mut columns = Self::default();
-        for (key, state) in &group.written {
-            columns.add(key, state);
-        }
-        for (revision, writes) in &group.changes {
-            for (place, write) in writes.iter().enumerate() {
-                let (revisions, places, kinds, names) = &mut columns.changes;
-                revisions.push(ordered(*revision));
-                places.push(i32::try_from(place).unwrap_or(i32::MAX));
-                kinds.push(text::stored(&write.key().kind));
-                names.push(text::stored(&write.key().key));
-            }
-        }
-        columns
-    }
-
-    fn add(&mut self, key: &'a Key, state: &State<'a>) {
-        let (kind, name) = (text::stored(&key.kind), text::stored(&key.key));
-        self.written.0.push(kind.clone());
-        self.written.1.push(name.clone());
-        let State::Put { version, format, body, index_keys } = state else {
-            self.deleted.0.push(kind);
-            self.deleted.1.push(name);
-            return;
-        };
-        for ((index, value), unique) in distinct(index_keys) {
-            self.index_keys.0.push(kind.clone());
-            self.index_keys.1.push(name.clone());
-            self.index_keys.2.push(text::stored(index));
-            self.index_keys.3.push(text::stored(value));
-            self.index_keys.4.push(unique);
-        }
-        self.put.0.push(kind);
-        self.put.1.push(name);
-        self.put.2.push(ordered(*version));
-        self.put.3.push((*format).into());
-        self.put.4.push(text::stored(body));
-    }
-}
-
 impl Records {
     /// Writes what the group has come to, and commits.
     async fn end(&self, client: &Client, first: u64, group: &Group<'_>) -> Result<(), Fault> {
-        let Columns { written, deleted, put, index_keys, changes } = Columns::new(group);
         let mut pipeline = Pipeline::default();
-        if !written.0.is_empty() {
-            pipeline.add(FORGET_INDEX_KEYS, parameters![written.0, written.1]);
-            pipeline.add(PUT, parameters![put.0, put.1, put.2, put.3, put.4]);
-            pipeline.add(ADD_CHANGES, parameters![changes.0, changes.1, changes.2, changes.3]);
-        }
-        if !deleted.0.is_empty() {
-            pipeline.add(DELETE, parameters![deleted.0, deleted.1]);
-        }
-        if !index_keys.0.is_empty() {
-            let (kinds, keys, names, values, unique) = index_keys;
-            pipeline.add(ADD_INDEX_KEYS, parameters![kinds, keys, names, values, unique]);
+        if !group.written.is_empty() {
+            add_records(&mut pipeline, group);
+            add_index_keys(&mut pipeline, group);
+            add_changes(&mut pipeline, group);
         }
         if !group.audit.is_empty() {
             pipeline.add(ADD_AUDIT, audit_columns(&group.audit));
@@ -188,6 +130,54 @@ impl Records {
         pipeline.commit(client).await?;
         Ok(())
     }
+}
+
+fn columns<'a>(keys: impl Iterator<Item = &'a Key>) -> (Vec<Cow<'a, str>>, Vec<Cow<'a, str>>) {
+    keys.map(|key| (text::stored(&key.kind), text::stored(&key.key))).unzip()
+}
+
+fn add_records<'a>(pipeline: &mut Pipeline<'a>, group: &Group<'a>) {
+    let (kinds, names) = columns(group.written.keys().copied());
+    pipeline.add(FORGET_INDEX_KEYS, parameters![kinds, names]);
+    let deleted = group.written.iter().filter(|(_, state)| matches!(state, State::Deleted));
+    let (kinds, names) = columns(deleted.map(|(key, _)| *key));
+    if !kinds.is_empty() {
+        pipeline.add(DELETE, parameters![kinds, names]);
+    }
+    let put = || group.written.iter().filter_map(|(key, state)| Some((*key, state.put()?)));
+    let (kinds, names) = columns(put().map(|(key, _)| key));
+    if !kinds.is_empty() {
+        let versions: Vec<i64> = put().map(|(_, put)| ordered(put.version)).collect();
+        let formats: Vec<i32> = put().map(|(_, put)| put.format.into()).collect();
+        let bodies: Vec<_> = put().map(|(_, put)| text::stored(put.body)).collect();
+        pipeline.add(PUT, parameters![kinds, names, versions, formats, bodies]);
+    }
+}
+
+fn add_index_keys<'a>(pipeline: &mut Pipeline<'a>, group: &Group<'a>) {
+    let put = group.written.iter().filter_map(|(key, state)| Some((*key, state.put()?)));
+    let index_keys: Vec<_> =
+        put.flat_map(|(key, put)| distinct(put.index_keys).into_iter().map(move |entry| (key, entry))).collect();
+    if index_keys.is_empty() {
+        return;
+    }
+    let (kinds, names) = columns(index_keys.iter().map(|(key, _)| *key));
+    let indexes: Vec<_> = index_keys.iter().map(|(_, ((index, _), _))| text::stored(index)).collect();
+    let values: Vec<_> = index_keys.iter().map(|(_, ((_, value), _))| text::stored(value)).collect();
+    let unique: Vec<bool> = index_keys.iter().map(|(_, (_, unique))| *unique).collect();
+    pipeline.add(ADD_INDEX_KEYS, parameters![kinds, names, indexes, values, unique]);
+}
+
+fn add_changes<'a>(pipeline: &mut Pipeline<'a>, group: &Group<'a>) {
+    let changes = || {
+        group.changes.iter().flat_map(|(revision, writes)| {
+            writes.iter().enumerate().map(move |(place, write)| (*revision, place, write.key()))
+        })
+    };
+    let revisions: Vec<i64> = changes().map(|(revision, ..)| ordered(revision)).collect();
+    let places: Vec<i32> = changes().map(|(_, place, _)| i32::try_from(place).unwrap_or(i32::MAX)).collect();
+    let (kinds, names) = columns(changes().map(|(.., key)| key));
+    pipeline.add(ADD_CHANGES, parameters![revisions, places, kinds, names]);
 }
 
 fn audit_columns<'a>(entries: &[&'a Audit]) -> Vec<Parameter<'a>> {

@@ -54,9 +54,12 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_of_tenant ON audit (tenant, id);
 
+-- Numbers sessions and messages: they are known before their rows are written.
+CREATE SEQUENCE row_id;
+
 -- expires_at and due_at are NULL while the session is open.
 CREATE TABLE session (
-    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id BIGINT PRIMARY KEY,
     name TEXT COLLATE "C" NOT NULL UNIQUE,
     epoch BIGINT NOT NULL,
     last_position BIGINT NOT NULL DEFAULT 0,
@@ -87,7 +90,6 @@ CREATE TABLE received (
 );
 
 -- A message is stored once and removed with the last row of queue that refers to it.
-CREATE SEQUENCE message_id;
 CREATE TABLE message (
     id BIGINT PRIMARY KEY,
     uses BIGINT NOT NULL,
