@@ -1,8 +1,13 @@
-//! Random histories give the same answers from memory, the reference model, and from SQLite, also after a restart.
+//! Random histories give the same answers from memory, the reference model, and from each durable backend, also after a
+//! restart.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{path::Path, time::Duration};
+#[cfg(feature = "postgres")]
+mod cluster;
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
 use iot_core::{
     event::{Event, Report, Sequence, Value},
@@ -16,7 +21,8 @@ use iot_core::{
     time::Timestamp,
 };
 use iot_store::{StoreLimits, memory::Memory, sqlite::Sqlite};
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
+use tempfile::TempDir;
 
 const LIMITS: StoreLimits = StoreLimits { queue_messages_max: 4, retained_max: 3, changes_kept: 1_000 };
 
@@ -41,8 +47,8 @@ fn step() -> impl Strategy<Value = Step> {
     let session = 0..4_u8;
     prop_oneof![
         4 => (
-            prop::collection::vec((0..5_u8, 0..4_u8), 0..3),
-            prop::collection::vec((0..5_u8, prop::option::of((0..3_u8, any::<bool>()))), 0..4),
+            vec((0..5_u8, 0..4_u8), 0..3),
+            vec((0..5_u8, prop::option::of((0..3_u8, any::<bool>()))), 0..4),
             any::<bool>(),
         ).prop_map(|(checks, writes, audit)| Step::Commit { checks, writes, audit }),
         4 => (session.clone(), prop::bool::weighted(0.2), prop::bool::weighted(0.8), prop::option::of(0..9_u8))
@@ -54,13 +60,13 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, stale, filter, qos)| Step::Subscribe { session, stale, filter, qos }),
         1 => (session.clone(), prop::bool::weighted(0.2), 0..3_u8)
             .prop_map(|(session, stale, filter)| Step::Unsubscribe { session, stale, filter }),
-        6 => prop::collection::vec(
-            (0..64_u8, prop::collection::vec(session.clone(), 0..4), prop::option::weighted(0.3, 0..4_u8)), 0..4
+        6 => vec(
+            (0..64_u8, vec(session.clone(), 0..4), prop::option::weighted(0.3, 0..4_u8)), 0..4
         ).prop_map(|publications| Step::Offer { publications }),
-        3 => prop::collection::vec((session, prop::bool::weighted(0.2), 0..3_u8, 0..8_u8), 0..4)
+        3 => vec((session, prop::bool::weighted(0.2), 0..3_u8, 0..8_u8), 0..4)
             .prop_map(|steps| Step::Settle { steps }),
         2 => Just(Step::Discharge),
-        4 => prop::collection::vec((0..3_u8, any::<i8>(), prop::option::of(0..6_u8), 0..8_u8), 0..5)
+        4 => vec((0..3_u8, any::<i8>(), prop::option::of(0..6_u8), 0..8_u8), 0..5)
             .prop_map(|events| Step::Append { events }),
         1 => any::<i8>().prop_map(|before| Step::Expire { before }),
         2 => (0..6_u8).prop_map(|seconds| Step::Wait { seconds }),
@@ -68,24 +74,65 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: if std::env::var_os("IOT_LONG").is_some() { 20 * 48 } else { 48 }, failure_persistence: None, ..ProptestConfig::default() })]
+/// A backend that is opened with [`LIMITS`], again and again.
+#[async_trait]
+trait Place {
+    async fn open(&self) -> Stores;
+}
 
-    #[test]
-    fn both_backends_answer_alike(steps in prop::collection::vec(step(), 1..60)) {
-        let folder = tempfile::tempdir().unwrap();
-        tokio::runtime::Runtime::new().unwrap().block_on(compare(folder.path(), &steps))?;
+#[async_trait]
+impl Place for TempDir {
+    async fn open(&self) -> Stores {
+        Stores::new(Sqlite::open(self.path(), LIMITS).await.unwrap())
     }
 }
 
-async fn compare(folder: &Path, steps: &[Step]) -> Result<(), TestCaseError> {
+#[cfg(feature = "postgres")]
+#[async_trait]
+impl Place for iot_store::postgres::PostgresSettings {
+    async fn open(&self) -> Stores {
+        Stores::new(iot_store::postgres::Postgres::open(self, LIMITS).await.unwrap())
+    }
+}
+
+/// Twenty times as many in the long run.
+fn cases(cases: u32) -> ProptestConfig {
+    let cases = if std::env::var_os("IOT_LONG").is_some() { 20 * cases } else { cases };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn sqlite_answers_as_memory_does(steps in vec(step(), 1..60)) {
+        compare(&tempfile::tempdir().unwrap(), &steps)?;
+    }
+}
+
+// Each step of a history is observed by some forty round trips.
+#[cfg(feature = "postgres")]
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn postgresql_answers_as_memory_does(steps in vec(step(), 1..60)) {
+        compare(&cluster::fresh(), &steps)?;
+    }
+}
+
+fn compare(place: &dyn Place, steps: &[Step]) -> Result<(), TestCaseError> {
+    tokio::runtime::Runtime::new().unwrap().block_on(compare_steps(place, steps))
+}
+
+async fn compare_steps(place: &dyn Place, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut world = World::default();
     let model = Stores::new(Memory::new(LIMITS));
-    let mut stores = Stores::new(Sqlite::open(folder, LIMITS).await.unwrap());
+    let mut stores = place.open().await;
     for step in steps {
         if matches!(step, Step::Restart) {
             drop(stores);
-            stores = Stores::new(Sqlite::open(folder, LIMITS).await.unwrap());
+            stores = place.open().await;
         }
         let expected = world.clone().carry_out(&model, step).await;
         let answer = world.carry_out(&stores, step).await;
