@@ -16,7 +16,7 @@
 //! |---|---|---|
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
-//! | `postgres` | one database, several processes | `postgres` |
+//! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
 //! | `conformance` | the exam | `conformance` |
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -39,6 +39,7 @@
 //! - **Durability**: sessions of this backend have `synchronous_commit = on` (or `remote_apply`, if that is the server's
 //!   setting), whatever the server's setting is; a server with `fsync = off` is refused. With synchronous standbys a commit is
 //!   acknowledged when they have it.
+//! - **TLS**: `Postgres::open_with_tls` (feature `postgres-tls`); without it, a URL with `sslmode=require` is refused.
 //! - **Failover**: name several hosts in the URL; only one that accepts writes is used. A standby that is promoted without
 //!   having all commits goes back in time, which breaks the promises of sessions: use synchronous standbys.
 //! - **Times**: `statement_timeout` is 30 s, `lock_timeout` 20 s, and `idle_in_transaction_session_timeout` 5 s, which ends the
@@ -64,6 +65,8 @@ mod pool;
 mod session;
 mod telemetry;
 mod text;
+#[cfg(feature = "postgres-tls")]
+mod tls;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -188,17 +191,35 @@ impl Postgres {
     /// Opens a database without TLS: for a socket of this machine, or a network that is trusted. Makes the schema and brings
     /// it to the present layout if need be. Needs a tokio runtime, here and later.
     pub async fn open(settings: &PostgresSettings, limits: StoreLimits) -> Result<Self, OpenError> {
-        Self::open_by(settings, limits, NoTls).await
+        Self::open_by(settings, checked(settings)?, limits, NoTls).await
     }
 
-    async fn open_by<T>(settings: &PostgresSettings, limits: StoreLimits, tls: T) -> Result<Self, OpenError>
+    /// Opens a database with TLS, whatever `sslmode` the URL has: a server without it is refused, and so is one whose
+    /// certificate the configuration does not trust for the host's name. Passwords are bound to the certificate where the
+    /// server can (`channel_binding=require` in the URL insists). The configuration's ALPN is replaced by the protocol's own.
+    #[cfg(feature = "postgres-tls")]
+    pub async fn open_with_tls(
+        settings: &PostgresSettings,
+        limits: StoreLimits,
+        config: rustls::ClientConfig,
+    ) -> Result<Self, OpenError> {
+        let mut checked = checked(settings)?;
+        checked.ssl_mode(tokio_postgres::config::SslMode::Require);
+        Self::open_by(settings, checked, limits, tls::Tls::new(config)).await
+    }
+
+    async fn open_by<T>(
+        settings: &PostgresSettings,
+        config: Config,
+        limits: StoreLimits,
+        tls: T,
+    ) -> Result<Self, OpenError>
     where
         T: MakeTlsConnect<Socket> + Clone + Sync + Send + 'static,
         T::Stream: Sync + Send,
         T::TlsConnect: Sync + Send,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        let config = checked(settings)?;
         let schema = settings.schema.clone();
         let pool = pool::pool(config, tls, &schema, settings.connections_max.max(CONNECTIONS_MIN))?;
         let mut client = pool.get().await.map_err(Fault::from)?;
