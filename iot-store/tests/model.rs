@@ -78,12 +78,33 @@ fn step() -> impl Strategy<Value = Step> {
 #[async_trait]
 trait Place {
     async fn open(&self) -> Stores;
+    /// What [`UNSOUND`] says.
+    async fn unsound(&self) -> i64;
 }
+
+/// How many rows contradict others, which no answer shows.
+const UNSOUND: &str = "SELECT
+    (SELECT count(*) FROM message WHERE uses <> (SELECT count(*) FROM queue WHERE queue.message = message.id))
+    + (SELECT count(*) FROM message WHERE uses <= 0)
+    + (SELECT count(*) FROM queue WHERE message NOT IN (SELECT id FROM message))
+    + (SELECT count(*) FROM queue WHERE session NOT IN (SELECT id FROM session))
+    + (SELECT count(*) FROM subscription WHERE session NOT IN (SELECT id FROM session))
+    + (SELECT count(*) FROM received WHERE session NOT IN (SELECT id FROM session))
+    + (SELECT count(*) FROM session WHERE queued <> (SELECT count(*) FROM queue WHERE queue.session = session.id))
+    + (SELECT count(*) FROM retained_count
+        WHERE messages <> (SELECT count(*) FROM retained WHERE retained.tenant = retained_count.tenant))
+    + (SELECT count(*) FROM index_key WHERE NOT EXISTS
+        (SELECT 1 FROM record WHERE record.kind = index_key.kind AND record.key = index_key.key))";
 
 #[async_trait]
 impl Place for TempDir {
     async fn open(&self) -> Stores {
         Stores::new(Sqlite::open(self.path(), LIMITS).await.unwrap())
+    }
+
+    async fn unsound(&self) -> i64 {
+        let beside = rusqlite::Connection::open(self.path().join("control.db")).unwrap();
+        beside.query_row(UNSOUND, [], |row| row.get(0)).unwrap()
     }
 }
 
@@ -92,6 +113,10 @@ impl Place for TempDir {
 impl Place for iot_store::postgres::PostgresSettings {
     async fn open(&self) -> Stores {
         Stores::new(iot_store::postgres::Postgres::open(self, LIMITS).await.unwrap())
+    }
+
+    async fn unsound(&self) -> i64 {
+        cluster::connect(self).await.query_one(UNSOUND, &[]).await.unwrap().get(0)
     }
 }
 
@@ -149,6 +174,7 @@ async fn compare_groups<'a>(
         prop_assert_eq!(answer, expected, "after {:?}", group);
         prop_assert_eq!(observe(&stores, world.now).await, observe(&model, world.now).await, "after {:?}", group);
     }
+    prop_assert_eq!(place.unsound().await, 0);
     Ok(())
 }
 

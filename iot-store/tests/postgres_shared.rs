@@ -147,9 +147,9 @@ async fn a_device_heard_by_two_nodes_is_stored_once() {
     let settings = cluster::fresh();
     let stores = [open(&settings).await, open(&settings).await];
     let mut appending = JoinSet::new();
-    for node in 0..2 {
+    for (node, store) in stores.iter().enumerate() {
         for task in 0..4_u64 {
-            let store = stores[node].clone();
+            let store = store.clone();
             appending.spawn(async move {
                 let mut placed = 0;
                 for n in 0..30 {

@@ -79,7 +79,8 @@ pub(super) async fn rows(
 async fn rows_once(pool: &Pool, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
     let client = pool.get().await?;
     let outcome = query(&client, sql, parameters).await;
-    if matches!(outcome, Err(Fault::Lost(_))) {
+    if outcome.is_err() {
+        // Perhaps only this connection is the matter: it may know statements of a former layout.
         drop(Client::take(client));
     }
     outcome

@@ -23,6 +23,9 @@ const CHANGES_MAX: u32 = 10 * INDEX_PAGE_MAX;
 #[async_trait]
 impl MetaStore for Postgres {
     async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         // One statement, and so one moment; a key that is asked for twice is found twice.
         let sql = "SELECT record.kind, record.key, version, format, body
             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (kind, key, place)

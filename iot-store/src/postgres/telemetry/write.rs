@@ -97,7 +97,7 @@ impl Work for Telemetry {
         let series = self.series(client, jobs).await?;
         let mut log = begin(client, jobs, nodes, &series).await?;
         let answers = jobs.iter().map(|job| log.carry_out(job)).collect::<Result<_, Fault>>()?;
-        end(client, &log).await?;
+        end(client, &mut log).await?;
         Ok(answers)
     }
 }
@@ -284,9 +284,12 @@ impl<'a> Log<'a> {
     }
 }
 
-async fn end(client: &Client, log: &Log<'_>) -> Result<(), Fault> {
+async fn end(client: &Client, log: &mut Log<'_>) -> Result<(), Fault> {
     let mut pipeline = Pipeline::default();
     if !log.rows.is_empty() {
+        // In the order of the index that refuses repeats: groups of two nodes do not wait for each other in a circle.
+        log.rows
+            .sort_unstable_by_key(|(node, sequence, series, event)| (*series, event.device_sequence, *node, *sequence));
         add_rows(&mut pipeline, &log.rows);
         let (ids, sequences): (Vec<i64>, Vec<i64>) = log.sequences.iter().unzip();
         pipeline.add(COUNT_NODES, parameters![ids, sequences]);
