@@ -13,7 +13,7 @@ use iot_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::problem::ProblemResponse;
+use crate::problem::{ProblemResponse, body_invalid};
 
 /// The largest body of a request, in bytes, where [`Doc::body_limit`](crate::Doc::body_limit) does not say otherwise.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -30,8 +30,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ProblemResponse> {
         let body = read_body(request, "application/json").await?;
-        let invalid = |e: serde_json::Error| ProblemResponse(Problem::invalid("body_invalid", e.to_string()));
-        serde_json::from_slice(&body).map(Self).map_err(invalid)
+        serde_json::from_slice(&body).map(Self).map_err(|error| body_invalid(&error).into())
     }
 }
 
