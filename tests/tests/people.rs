@@ -235,7 +235,7 @@ fn bd_8_owners_hear_of_attempts_and_vendors_of_every_change_of_owner() {
     ann.api.delete("/v1/devices/lamp-1/binding").is(200);
     let unbound = ("device.unbound".to_owned(), Value::Null);
     until("the vendor to hear of the release", SOON, || told(&vendor).contains(&unbound).then_some(()));
-    assert_eq!(told(&own), [bound.clone(), attempted.clone()], "once for all presses, and nothing after the release");
+    assert_eq!(told(&own), [bound, attempted], "once for all presses, and nothing after the release");
     assert_eq!(told(&vendor).len(), 3);
     let ids: Vec<_> = vendor.received().into_iter().map(|(id, _)| id).collect();
     for id in ["bound-lamp-1-1", "unbound-lamp-1-2"] {
