@@ -34,6 +34,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// A form, as a browser sends it. Errors: `415 content_type`, `413 body_too_large`, `400 body_invalid`.
+#[derive(Debug, Clone)]
+pub struct Form<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Form<T> {
+    type Rejection = ProblemResponse;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        let rejection = match axum::Form::<T>::from_request(request, state).await {
+            Ok(axum::Form(form)) => return Ok(Self(form)),
+            Err(rejection) => rejection,
+        };
+        Err(match rejection.status().as_u16() {
+            415 => Problem::new(415, "content_type", format!("send Content-Type: {FORM}")).into(),
+            400 | 422 => Problem::invalid("body_invalid", plain(&rejection.body_text())).into(),
+            other => unread(other),
+        })
+    }
+}
+
+/// What a rejection says, without which extractor says it.
+fn plain(text: &str) -> String {
+    let known = ["Failed to deserialize form body: ", "Failed to deserialize query string: ", "Invalid URL: "];
+    let stripped = known.iter().find_map(|prefix| text.strip_prefix(prefix));
+    stripped.unwrap_or(text).to_owned()
+}
+
 /// Reads a body of one media type within the route's limit. Errors: `415 content_type`, `413 body_too_large`,
 /// `400 body_invalid` if it breaks off.
 pub async fn read_body(request: Request, media_type: &'static str) -> Result<Bytes, ProblemResponse> {
@@ -66,7 +94,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
         match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Problem::invalid("query_invalid", rejection.body_text()).into()),
+            Err(rejection) => Err(Problem::invalid("query_invalid", plain(&rejection.body_text())).into()),
         }
     }
 }
@@ -139,7 +167,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(path)) => Ok(Self(path)),
-            Err(rejection) => Err(Problem::invalid("id_invalid", rejection.body_text()).into()),
+            Err(rejection) => Err(Problem::invalid("id_invalid", plain(&rejection.body_text())).into()),
         }
     }
 }

@@ -106,7 +106,7 @@ fn in_json(name: &str) -> &str {
         rust if rust.starts_with("struct ") || rust.contains(" variant") || rust.starts_with("internally tagged") => {
             "an object"
         }
-        other if other.is_empty() => "another value",
+        "" => "another value",
         _ => name,
     }
 }
