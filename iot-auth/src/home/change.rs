@@ -5,13 +5,13 @@ use iot_core::{
     home::{HOME_DEVICES_MAX, Home, HomeRefusal, Role, Ruling},
     id::{AccountId, HomeId},
     push::Notification,
-    store::{Batch, Document, MetaStoreExt},
+    store::{Batch, Document, MetaStoreExt, Step},
     time::Timestamp,
 };
 
 use super::{account_of, homes_of};
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::random_text,
 };
 

@@ -5,11 +5,11 @@ use iot_core::{
     device::Device,
     id::{ReleaseId, RolloutId, TenantId},
     push::Notification,
-    store::{Audit, Batch, Document, Index, MetaStoreExt, Stored},
+    store::{Audit, Batch, Contended, Document, Index, MetaStoreExt, Step, Stored},
 };
 
 use super::{
-    Ota, OtaError, Step,
+    Ota, OtaError,
     records::{ReleaseRecord, ReleaseState},
 };
 use crate::rollout::{Assignment, Moved, Order, Ordered, Phase, Plan, PlanError, Rollout, State, Vote};
@@ -72,7 +72,7 @@ impl Ota {
         let batch = Batch::default().create(&rollout).audited(self.done(by, "rollout_create", &rollout.key()));
         match self.meta.commit_or_conflict(batch).await? {
             true => Ok(RolloutCreated::Done(Box::new(rollout))),
-            false => Err(OtaError::Contended),
+            false => Err(Contended.into()),
         }
     }
 
