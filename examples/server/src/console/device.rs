@@ -18,7 +18,8 @@ use serde::Deserialize;
 use super::{
     Console,
     command::{Asked, ReceiptShown},
-    devices::Row,
+    devices::{Choice, Row},
+    ownership,
     page::{Answer, Shell, Wrong, account_name, page, page_as},
     show::{self, Moment},
     sign_in::sentence,
@@ -59,6 +60,8 @@ pub(super) struct DevicePage {
     twin: Option<TwinShown>,
     update: UpdateShown,
     allowed: Vec<AllowedShown>,
+    /// Where its owner may move it; `None` for others.
+    targets: Option<Vec<Choice>>,
     asked: Asked,
     wanted: Wanted,
     wrong: Wrong,
@@ -181,12 +184,14 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         why: sentence(&console.ota.explain(&device).await?),
     };
     let allowed = if may(Permission::ReadHome) { allowed(console, &device).await? } else { Vec::new() };
+    let targets = ownership::targets(console, who, &device).await?;
     let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
         sees_printed: seen >= Sight::Household,
         sees_all: seen >= Sight::Whole,
         shell,
         allowed,
+        targets,
         twin,
         update,
         epoch: device.epoch.0,

@@ -3,7 +3,6 @@
 use askama::Template;
 use axum::{Form, extract::State};
 use iot_core::{
-    access::Subject,
     home::{HOMES_PER_ACCOUNT_MAX, Home, HomeRefusal, Ruling, member_index},
     id::AccountId,
     problem::{Cursor, Problem},
@@ -15,6 +14,7 @@ use serde::Deserialize;
 
 use super::{
     Console,
+    home::reader_of,
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     sign_in::person_name,
 };
@@ -79,10 +79,7 @@ pub(super) async fn list(State(console): State<Console>, who: Identity, Query(vi
 async fn compose(console: &Console, who: &Identity, view: View) -> Result<HomesPage, StoreError> {
     let tenant = &who.principal.tenant;
     let shell = Shell::of(console, who, "homes", "Homes").await?.noticing(view.done.as_deref());
-    let reader = match &who.principal.subject {
-        Subject::Account { account, .. } => Some(account),
-        _ => None,
-    };
+    let reader = reader_of(who);
     let mut own = Vec::new();
     if let Some(account) = reader {
         let index = member_index(tenant, account);

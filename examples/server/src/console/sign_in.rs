@@ -19,6 +19,7 @@ pub(super) struct Wish {
     /// Where to go afterwards.
     #[serde(default)]
     next: String,
+    done: Option<String>,
 }
 
 #[derive(Template)]
@@ -31,7 +32,7 @@ struct SignInPage {
 }
 
 pub(super) async fn show(Query(wish): Query<Wish>) -> Response {
-    let shell = Shell::public("Sign in");
+    let shell = Shell::public("Sign in").noticing(wish.done.as_deref());
     page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default() })
 }
 
@@ -159,7 +160,7 @@ pub(super) async fn sign_out(State(console): State<Console>, connection: Connect
 }
 
 /// Passwords travel encrypted or not at all, and nobody is signed in by another site's form.
-fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
+pub(super) fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     if !connection.is_private() {
         return Err(Problem::new(403, "unencrypted", "do this over HTTPS, or from the machine itself").into());
     }
