@@ -4,7 +4,7 @@ use iot_core::{
     access::Principal,
     id::{AccountId, LoginId, TenantId},
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 
@@ -16,7 +16,7 @@ use super::{
     record::{Account, Login},
     throttle::Limit,
 };
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// A sign-in and, this once, its tokens.
 #[derive(Debug, Clone)]

@@ -7,13 +7,13 @@ use iot_core::{
     logic::BoxError,
     secret::Secret,
     service::{BoxDeviceService, Call, DeviceCall},
-    store::{Audit, Batch, Document, MetaStoreExt, Stored},
+    store::{Audit, Batch, Document, MetaStoreExt, Step, Stored},
 };
 use serde::{Deserialize, Serialize};
 use tower::service_fn;
 
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::random_code,
 };
 

@@ -17,13 +17,13 @@ use iot_core::{
     id::{AccountId, DeviceId, HomeId, PCode, TenantId},
     keys::Purpose,
     secret::Secret,
-    store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Stored},
+    store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Step, Stored},
 };
 
 pub use self::device::BINDING_SERVICE;
 use crate::{
     account::{Limit, network},
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     home::account_of,
 };
 

@@ -4,13 +4,13 @@ use iot_core::{
     device::Device,
     home::{HOME_DEVICES_MAX, Home, HomeRefusal, Role, Ruling},
     id::{AccountId, HomeId},
-    store::{Batch, Document, MetaStoreExt},
+    store::{Batch, Document, MetaStoreExt, Step},
     time::Timestamp,
 };
 
 use super::{account_of, homes_of};
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::random_text,
 };
 

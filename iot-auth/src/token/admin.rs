@@ -5,13 +5,13 @@ use iot_core::{
     id::TenantId,
     keys::Purpose,
     secret::Secret,
-    store::{Batch, Document, IndexKey, Key, MetaStoreExt, Stored},
+    store::{Batch, Document, IndexKey, Key, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{IssuedToken, Role, text::random_secret};
-use crate::auth::{Auth, AuthError, Step, same_code};
+use crate::auth::{Auth, AuthError, same_code};
 
 /// The name that signs in with the one-time password.
 pub const ADMIN_USER: &str = "admin";

@@ -7,11 +7,11 @@ use iot_core::{
     device::Device,
     logic::BoxError,
     service::{BoxDeviceService, Call, DeviceCall},
-    store::{Batch, MetaStoreExt},
+    store::{Batch, MetaStoreExt, Step},
 };
 use tower::service_fn;
 
-use super::{Ota, OtaError, Step, known::Known, records::Runs};
+use super::{Ota, OtaError, known::Known, records::Runs};
 use crate::{
     release::Refused,
     rollout::{Assignment, Explanation, Phase, Reported, Vote, explain},

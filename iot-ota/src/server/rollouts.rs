@@ -3,11 +3,11 @@
 use iot_core::{
     access::Principal,
     id::{ReleaseId, RolloutId, TenantId},
-    store::{Audit, Batch, Document, Index, MetaStoreExt, Stored},
+    store::{Audit, Batch, Contended, Document, Index, MetaStoreExt, Step, Stored},
 };
 
 use super::{
-    Ota, OtaError, Step,
+    Ota, OtaError,
     records::{ReleaseRecord, ReleaseState},
 };
 use crate::rollout::{Assignment, Moved, Order, Ordered, Phase, Plan, PlanError, Rollout, State};
@@ -70,7 +70,7 @@ impl Ota {
         let batch = Batch::default().create(&rollout).audited(self.done(by, "rollout_create", &rollout.key()));
         match self.meta.commit_or_conflict(batch).await? {
             true => Ok(RolloutCreated::Done(Box::new(rollout))),
-            false => Err(OtaError::Contended),
+            false => Err(Contended.into()),
         }
     }
 

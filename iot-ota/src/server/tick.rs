@@ -6,10 +6,10 @@ use iot_core::{
     device::{Device, Stage},
     id::{RolloutId, ServiceName, TenantId},
     service::{Downlink, Told},
-    store::{Batch, Document, Key, MetaStoreExt, Page, Stored},
+    store::{Batch, Document, Key, MetaStoreExt, Page, Step, Stored},
 };
 
-use super::{Ota, OtaError, Step, lock};
+use super::{Ota, OtaError, lock};
 use crate::{
     rollout::{Assignment, NO_PROGRESS, Phase, Rollout, State, Vote, Walk},
     wire::{Down, SERVICE},

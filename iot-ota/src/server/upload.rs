@@ -7,14 +7,14 @@ use iot_core::{
     access::Principal,
     id::ReleaseId,
     logic::BoxError,
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
 };
 use object_store::{MultipartUpload, ObjectStoreExt};
 
 use crate::release::Image;
 
 use super::{
-    Ota, OtaError, Step,
+    Ota, OtaError,
     records::{ReleaseRecord, ReleaseState},
 };
 
