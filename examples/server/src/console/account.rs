@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{Form, extract::State, http::HeaderMap};
-use iot_auth::account::{Deleted, Login, Password, PasswordChanged};
+use iot_auth::account::{Deleted, Login, PasswordChanged};
 use iot_core::{id::LoginId, problem::Problem, secret::Secret};
 use iot_http::{Identity, Path, Person, ProblemResponse, Query, identity::Connection};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use super::{
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     session::{CookieChange, label},
     show::{self, Moment},
-    sign_in::{person_name, sentence},
+    sign_in::{password, person_name},
 };
 
 #[derive(Deserialize)]
@@ -149,8 +149,8 @@ pub(super) async fn change_password(
     (who, person): (Identity, Person),
     Form(asked): Form<NewPassword>,
 ) -> Answer {
-    let wrong = match Password::parse(&asked.password) {
-        Err(error) => Wrong::default().with("password", sentence(&error)),
+    let wrong = match password(&asked.password) {
+        Err(what) => Wrong::default().with("password", what),
         Ok(new) => {
             let (label, from) = (label(&headers), connection.peer.ip());
             let Person { principal, account, .. } = &person;

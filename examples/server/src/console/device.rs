@@ -45,6 +45,8 @@ pub(super) struct View {
 pub(super) struct DevicePage {
     shell: Shell,
     device: Row,
+    /// What its home is called, for those who may know.
+    home_name: String,
     /// What is printed on it, and its history: for its household.
     sees_printed: bool,
     /// The whole record: for the vendor.
@@ -184,12 +186,20 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         why: sentence(&console.ota.explain(&device).await?),
     };
     let allowed = if may(Permission::ReadHome) { allowed(console, &device).await? } else { Vec::new() };
+    let home_name = match &device.home {
+        Some(home) if may(Permission::ReadHome) => {
+            let found = console.meta().find::<Home>(&Home::key_of(&device.tenant, home)).await?;
+            found.map(|stored| stored.document.name).unwrap_or_default()
+        }
+        home => home.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
     let targets = ownership::targets(console, who, &device).await?;
     let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
         sees_printed: seen >= Sight::Household,
         sees_all: seen >= Sight::Whole,
         shell,
+        home_name,
         allowed,
         targets,
         twin,

@@ -11,7 +11,7 @@ use super::{
     Console, form,
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     show,
-    sign_in::{person_name, sentence, trusted},
+    sign_in::{password, person_name, sentence, trusted},
 };
 
 pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
@@ -54,7 +54,7 @@ impl Asked {
     fn checked(&self) -> Result<(EmailAddress, Password, &str), Wrong> {
         let mut wrong = Wrong::default();
         let email = EmailAddress::parse(&self.email).map_err(|error| wrong.add("email", sentence(&error))).ok();
-        let password = Password::parse(&self.password).map_err(|error| wrong.add("password", sentence(&error))).ok();
+        let password = password(&self.password).map_err(|what| wrong.add("password", what)).ok();
         let name = person_name(&self.name).map_err(|what| wrong.add("name", what)).ok();
         match (email, password, name) {
             (Some(email), Some(password), Some(name)) => Ok((email, password, name)),

@@ -21,7 +21,6 @@ use super::{
     page::{Answer, Shell, Wrong, invalid, page, see},
     releases::{FORM_BYTES, ReleaseShown, broken, file},
     show::Moment,
-    sign_in::sentence,
 };
 
 pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
@@ -151,7 +150,7 @@ pub(super) async fn upload(
                 Err(_) => return Err(broken()),
                 Ok(Uploaded::Wrong(wrong)) => {
                     drain(field).await;
-                    format!("{} Nothing was kept.", sentence(&wrong))
+                    format!("This is not the file that was signed: {wrong}. Nothing was kept.")
                 }
             }
         }

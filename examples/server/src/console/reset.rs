@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{Form, extract::State, http::HeaderMap, response::Response};
-use iot_auth::account::{EmailAddress, Password, ResetDone};
+use iot_auth::account::{EmailAddress, ResetDone};
 use iot_core::{id::TokenId, secret::Secret};
 use iot_http::{Doc, Guard, Query, Routes, identity::Connection};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use super::{
     Console, form,
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     register::CODE_WRONG,
-    sign_in::{sentence, trusted},
+    sign_in::{password, sentence, trusted},
 };
 
 pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
@@ -101,8 +101,8 @@ pub(super) async fn confirm(
     Form(shown): Form<Shown>,
 ) -> Answer {
     trusted(connection, &headers)?;
-    let wrong = match Password::parse(&shown.password) {
-        Err(error) => Wrong::default().with("password", sentence(&error)),
+    let wrong = match password(&shown.password) {
+        Err(what) => Wrong::default().with("password", what),
         Ok(password) => {
             let done = match TokenId::parse(&shown.confirmation) {
                 Ok(confirmation) => {

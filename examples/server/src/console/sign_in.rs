@@ -130,7 +130,7 @@ pub(super) async fn set_up(
 fn checked(first: &First) -> Result<(EmailAddress, Password, &str), Wrong> {
     let mut wrong = Wrong::default();
     let email = EmailAddress::parse(&first.email).map_err(|error| wrong.add("email", sentence(&error))).ok();
-    let password = Password::parse(&first.password).map_err(|error| wrong.add("password", sentence(&error))).ok();
+    let password = password(&first.password).map_err(|what| wrong.add("password", what)).ok();
     let name = person_name(&first.name).map_err(|what| wrong.add("name", what)).ok();
     match (email, password, name) {
         (Some(email), Some(password), Some(name)) => Ok((email, password, name)),
@@ -143,6 +143,11 @@ pub(super) fn person_name(text: &str) -> Result<&str, String> {
     let name = text.trim();
     let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
     if fits { Ok(name) } else { Err(format!("Give a name of at most {NAME_BYTES_MAX} characters.")) }
+}
+
+/// What is wrong with a password, for people.
+pub(super) fn password(text: &Secret) -> Result<Password, &'static str> {
+    Password::parse(text).map_err(|_| "Use 8 characters or more, and at most 1024.")
 }
 
 pub(super) fn sentence(error: &impl std::fmt::Display) -> String {

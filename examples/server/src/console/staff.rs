@@ -44,9 +44,9 @@ pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
 
 /// Roles that can be given: the word in forms, and what it means.
 const ROLES: [(Role, &str, &str); 3] = [
-    (Role::Viewer, "viewer", "viewer: sees devices, homes and updates"),
-    (Role::Operator, "operator", "operator: controls, imports and updates too"),
-    (Role::Admin, "admin", "administrator: everything, people and credentials too"),
+    (Role::Viewer, "viewer", "viewer: sees everything"),
+    (Role::Operator, "operator", "operator: controls and updates"),
+    (Role::Admin, "admin", "administrator: people and keys too"),
 ];
 
 fn role_word(role: Option<Role>) -> &'static str {
