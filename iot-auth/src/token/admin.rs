@@ -72,6 +72,11 @@ impl Auth {
         Ok(self.meta.commit_or_conflict(batch).await?.then_some(password))
     }
 
+    /// Whether there is a one-time password that nobody has used.
+    pub async fn awaits_admin(&self) -> Result<bool, AuthError> {
+        Ok(self.meta.find::<AdminPassword>(&AdminPassword::key_of(&Self::default_tenant())).await?.is_some())
+    }
+
     /// A new one-time password for the administrator, in place of any other. Tokens stay as they are.
     pub async fn reset_admin(&self) -> Result<Secret, AuthError> {
         let tenant = Self::default_tenant();
