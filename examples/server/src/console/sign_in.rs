@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{Form, extract::State, http::HeaderMap};
-use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated};
+use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated, WeakPassword};
 use iot_core::{problem::Problem, secret::Secret};
 use iot_http::{Person, ProblemResponse, Query, identity::Connection, same_origin};
 use serde::Deserialize;
@@ -153,8 +153,11 @@ pub(super) fn person_name(text: &str) -> Result<&str, String> {
 }
 
 /// What is wrong with a password, for people.
-pub(super) fn password(text: &Secret) -> Result<Password, &'static str> {
-    Password::parse(text).map_err(|_| "Use 8 characters or more, and at most 1024.")
+pub(super) fn password(text: &Secret) -> Result<Password, String> {
+    Password::parse(text).map_err(|weak| match weak {
+        WeakPassword::Length => "Use 8 characters or more, and at most 1024.".to_owned(),
+        weak => sentence(&weak),
+    })
 }
 
 pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
