@@ -120,5 +120,8 @@ document.addEventListener("htmx:afterSettle", () => {
   if (document.querySelector("[data-chart] > svg")) drawAll();
 });
 
+// Whoever sent a form with a mistake goes on where it is.
+document.querySelector("[aria-invalid=true]")?.focus();
+
 listen();
 drawAll();

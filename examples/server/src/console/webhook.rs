@@ -1,5 +1,7 @@
 //! One webhook: its secret, its deliveries, and those that were given up.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::extract::State;
 use iot_conn::push::webhook::{Delivery, DeliveryState, Place, Replayed, Webhook};
@@ -25,6 +27,8 @@ use super::{
 
 /// Deliveries of a page.
 const ROWS: u32 = 50;
+/// A page looks again by itself while a try is no further away.
+const WATCHED: Duration = Duration::from_secs(60);
 
 pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
     let routes = under(
@@ -174,6 +178,7 @@ async fn compose(
 ) -> Result<WebhookPage, ProblemResponse> {
     let (base, now) = (Base::of(place), console.now());
     let after = view.cursor.as_deref().and_then(Cursor::decode);
+    let is_first = after.is_none();
     let read = |dead, after| {
         let id = webhook.id.clone();
         async move { console.webhooks.deliveries(place, &id, dead, Option::as_ref(&after), ROWS).await }
@@ -185,6 +190,8 @@ async fn compose(
     };
     let next = all.next.as_ref().map(|cursor| format!("{}/{}?cursor={}", base.path, webhook.id, cursor.encode()));
     let more_dead = dead.next.is_some();
+    let soon = |delivery: &Delivery| delivery.state == DeliveryState::Waiting && delivery.next.since(now) < WATCHED;
+    let moves = is_first && all.items.iter().any(|stored| soon(&stored.document));
     let deliveries = shown(all);
     Ok(WebhookPage {
         shell: Shell::of(console, who, base.section, "Webhook").await?.noticing(view.done.as_deref()),
@@ -193,7 +200,7 @@ async fn compose(
         issued: None,
         dead: shown(dead),
         more_dead,
-        moves: deliveries.iter().any(|delivery| delivery.mark == "open"),
+        moves,
         deliveries,
         next: next.unwrap_or_default(),
         refused: String::new(),

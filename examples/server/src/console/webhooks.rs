@@ -198,6 +198,7 @@ fn says(kind: Kind) -> &'static str {
         Kind::DeviceOffline => "A device disconnects",
         Kind::DeviceBound => "A device gets an owner",
         Kind::DeviceUnbound => "A device is released",
+        Kind::BindingAttempted => "Somebody tries to bind a device that has an owner",
         Kind::UpdateConfirmed => "An update is done",
         Kind::UpdateFailed => "An update fails",
         _ => kind.name(),
