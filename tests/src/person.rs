@@ -1,6 +1,6 @@
 //! People: registered by the code that the server mails them, signed in, with homes and invitations.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ impl Person {
         let (api, email) = (cloud.anyone(), format!("{name}@example.org"));
         let body = json!({"email": email, "password": PASSWORD, "name": name});
         let asked = api.post("/v1/accounts", &body).is(202);
-        let code = mailed_code(&cloud.folder().join("iot-data/outbox"), &email);
+        let code = mailed_code(cloud, &email);
         api.post("/v1/accounts/verify", &json!({"confirmation": asked["confirmation"], "code": code})).is(201);
         Self::sign_in(cloud, &email)
     }
@@ -75,10 +75,12 @@ impl Person {
     }
 }
 
+/// The code in the newest mail to an address.
 #[track_caller]
-fn mailed_code(outbox: &Path, email: &str) -> String {
+pub fn mailed_code(cloud: &Cloud, email: &str) -> String {
+    let outbox = cloud.folder().join("iot-data/outbox");
     until("the code in the outbox", SOON, || {
-        let mails = fs::read_dir(outbox).ok()?.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        let mails = fs::read_dir(&outbox).ok()?.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
         let mail = mails.filter(|mail| mail.contains(&format!("To: {email}"))).last()?;
         mail.lines().map(str::trim).find(|line| line.len() == 9 && line.as_bytes()[4] == b'-').map(str::to_owned)
     })
