@@ -4,11 +4,10 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use iot_core::id::NodeId;
-use object_store::{ObjectStore, local::LocalFileSystem};
+use iot_store::blobs::Blobs;
 
 use crate::failure::Failure;
 
@@ -54,12 +53,8 @@ impl DataFolder {
     }
 
     /// Where images of firmware are kept.
-    pub(crate) fn images(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let path = self.path.join("images");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.map_err(|error| Failure::of("--data: ", &error))?;
-        let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| Failure::of("--data: ", &error))?;
-        Ok(Arc::new(store.with_fsync(true)))
+    pub(crate) fn blobs(&self) -> Result<Blobs, Failure> {
+        Blobs::local(&self.path.join("blobs")).map_err(|error| Failure::of("--data: ", &error))
     }
 
     pub(crate) fn demo_devices(&self) -> PathBuf {

@@ -36,10 +36,9 @@ use iot_core::{
     clock::Clock,
     id::TenantId,
     keys::{KeyError, KeyRing},
-    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError},
+    store::{Audit, Batch, BlobError, BlobStore, Key, MetaStore, MetaStoreExt, StoreError},
     time::Timestamp,
 };
-use object_store::ObjectStore;
 
 use self::present::Present;
 pub use self::{
@@ -66,7 +65,7 @@ pub enum OtaError {
     Keys(#[from] KeyError),
     /// Try again later.
     #[error("the store of images failed")]
-    Blobs(#[from] object_store::Error),
+    Blobs(#[from] BlobError),
     /// What was stored does not read back: an operator must look.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -81,7 +80,7 @@ pub enum OtaError {
 /// Keeps releases and carries rollouts out. One for a node; several may work over the same records.
 pub struct Ota {
     pub(crate) meta: Arc<dyn MetaStore>,
-    pub(crate) blobs: Arc<dyn ObjectStore>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) keys: Arc<dyn KeyRing>,
     pub(crate) clock: Arc<dyn Clock>,
     address: String,
@@ -97,7 +96,7 @@ impl Ota {
     /// port, such as `https://cloud.example:8443`.
     pub fn new(
         meta: Arc<dyn MetaStore>,
-        blobs: Arc<dyn ObjectStore>,
+        blobs: Arc<dyn BlobStore>,
         keys: Arc<dyn KeyRing>,
         clock: Arc<dyn Clock>,
         address: &str,
