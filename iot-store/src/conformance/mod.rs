@@ -88,6 +88,8 @@ macro_rules! conformance {
             the_log_is_paged_by_node,
             nothing_expires_early,
             sequences_are_not_reused_after_expiry,
+            what_is_erased_is_gone_and_nothing_else,
+            an_erased_series_begins_anew,
             a_checkpoint_never_goes_back,
             concurrent_appends_show_no_gap_to_a_reader,
         ] }

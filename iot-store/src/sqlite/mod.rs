@@ -21,12 +21,15 @@
 //! ```
 
 mod codec;
+mod erase;
 mod fault;
 mod meta;
 mod migrate;
 mod readers;
+mod restored;
 mod runs;
 mod session;
+mod snapshot;
 mod telemetry;
 mod writer;
 
@@ -38,6 +41,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
+pub use self::snapshot::Snapshot;
 use self::{
     migrate::Migrations,
     readers::Readers,
