@@ -14,6 +14,12 @@ use crate::failure::Failure;
 /// The only node of a deployment with embedded storage.
 const NODE: &str = "n1";
 
+/// Is in a folder while a backup is being restored into it.
+pub(crate) const RESTORING: &str = ".restoring";
+
+/// The keys of simulated devices.
+pub(crate) const DEMO_DEVICES: &str = "demo-devices";
+
 #[derive(Debug, Clone)]
 pub(crate) struct DataFolder {
     path: PathBuf,
@@ -27,6 +33,12 @@ impl DataFolder {
         };
         if path.exists() && !path.is_dir() {
             return Err(unusable(std::io::ErrorKind::NotADirectory.into()));
+        }
+        if path.join(RESTORING).exists() {
+            let path = path.display();
+            return Err(Failure::options(format!(
+                "--data {path}: its restore was broken off; run iot-server restore again"
+            )));
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let probe = path.join(".probe");
@@ -58,7 +70,7 @@ impl DataFolder {
     }
 
     pub(crate) fn demo_devices(&self) -> PathBuf {
-        self.path.join("demo-devices")
+        self.path.join(DEMO_DEVICES)
     }
 
     pub(crate) fn node_id() -> NodeId {
