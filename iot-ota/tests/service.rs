@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use iot_core::{
     device::{Device, Stage},
     id::{ProductId, RolloutId},
-    store::{BlobStore, Document, RecordNames, Revision},
+    store::{Document, RecordNames, Revision},
     time::Timestamp,
 };
 use iot_ota::{

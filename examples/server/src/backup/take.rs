@@ -69,12 +69,12 @@ async fn copy(data: &Path, to: &Path) -> Result<Manifest, Failure> {
     let clock = SystemClock::default();
     let (began, by) = (clock.timestamp(), format!("backup-{}", std::process::id()));
     let blobs = Blobs::local(&data.join(BLOBS)).map_err(failed(&data.join(BLOBS)))?;
-    blobs.pause(&by, began.plus(PAUSE)).await.map_err(blob_failed)?;
+    blobs.pause(&by, began.plus(PAUSE)).await.map_err(|error| blob_failed(&error))?;
     let mut manifest = Manifest::new(began);
     let copied = copy_all(data, &blobs, to, &mut manifest).await;
     let resumed = blobs.resume(&by).await;
     copied?;
-    resumed.map_err(blob_failed)?;
+    resumed.map_err(|error| blob_failed(&error))?;
     if clock.timestamp().since(began) >= PAUSE {
         return Err(Failure::part(
             "the backup took longer than a day, and what it copied may have changed; give it a faster target",
@@ -114,10 +114,10 @@ async fn copy_all(data: &Path, blobs: &Blobs, to: &Path, manifest: &mut Manifest
 
 /// Nothing if it is not there: its release waits for it.
 async fn copy_blob(blobs: &Blobs, id: &BlobId, to: &Path) -> Result<Option<Measured>, Failure> {
-    let Some(mut bytes) = blobs.read(id, None).await.map_err(blob_failed)? else { return Ok(None) };
+    let Some(mut bytes) = blobs.read(id, None).await.map_err(|error| blob_failed(&error))? else { return Ok(None) };
     let mut file = files::create(to).map_err(failed(to))?;
     let mut size_bytes = 0;
-    while let Some(piece) = bytes.try_next().await.map_err(blob_failed)? {
+    while let Some(piece) = bytes.try_next().await.map_err(|error| blob_failed(&error))? {
         size_bytes += piece.len() as u64;
         file.write_all(&piece).map_err(failed(to))?;
     }
@@ -125,12 +125,12 @@ async fn copy_blob(blobs: &Blobs, id: &BlobId, to: &Path) -> Result<Option<Measu
     Ok(Some(Measured { size_bytes, sha256: HEXLOWER.encode(id.as_bytes()) }))
 }
 
-fn blob_failed(error: BlobError) -> Failure {
+fn blob_failed(error: &BlobError) -> Failure {
     let advice = match error {
         BlobError::Damaged { .. } => "; withdraw the release that names it",
         _ => "",
     };
-    Failure::part(format!("{}{advice}", Failure::of("", &error)))
+    Failure::part(format!("{}{advice}", Failure::of("", error)))
 }
 
 /// The files that lie in the data folder itself, and the keys of simulated devices. Mail that was written to files is not kept.
