@@ -16,8 +16,8 @@ fn who_is_not_signed_in_sees_the_way_in_at_every_width() {
     for (width, path) in [(1440, "/"), (900, "/devices"), (390, "/audit?cursor=x"), (390, "/setup")] {
         browser.resize(width, 900);
         browser.go(path);
-        let expected = if path == "/setup" { "/setup" } else { "/sign-in" };
-        assert_eq!(browser.path(), expected, "{path}");
+        assert_eq!(browser.path(), "/sign-in", "{path}");
+        assert!(!browser.text().contains("First start?"), "the printed password was used");
         browser.is_sound();
     }
 }
@@ -28,14 +28,22 @@ const PASSWORD: &str = "correct horse battery";
 #[test]
 fn a_new_user_comes_from_nothing_to_a_bound_device_that_answers() {
     let (cloud, password) = Cloud::untouched(&[]);
-    let browser = Browser::open(cloud.address("http"), 1440);
+    let browser = Browser::open(cloud.address("http"), 390);
+    browser.go("/sign-in");
+    browser.reads("First start?");
     browser.go("/setup");
+    browser.is_sound();
+    browser.resize(1440, 900);
     browser.fill("One-time password", "not this one");
     browser.fill("Your name", "Ann");
     browser.fill("Your e-mail", "ann@example.org");
     browser.fill("New password", PASSWORD);
     browser.press("Create the account");
     until("a word at the field", SOON, || browser.texts(".wrong").into_iter().next());
+    browser.fill("One-time password", &password);
+    browser.fill("New password", "Password1");
+    browser.press("Create the account");
+    browser.reads("guessed first");
     browser.fill("One-time password", &password);
     browser.fill("New password", PASSWORD);
     browser.press("Create the account");

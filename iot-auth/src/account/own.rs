@@ -5,12 +5,12 @@ use iot_core::{
     home::MembershipBell,
     id::AccountId,
     secret::Secret,
-    store::{Batch, Check, MetaStoreExt, Stored},
+    store::{Batch, Check, MetaStoreExt, Step, Stored},
 };
 
 use super::{Password, SignedIn, password::Compared, record::Account};
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     home::Leaving,
     token::Role,
 };

@@ -5,12 +5,12 @@ use iot_core::{
     id::AccountId,
     problem::Cursor,
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Page, Stored},
+    store::{Batch, Document, MetaStoreExt, Page, Step, Stored},
 };
 
 use super::{EmailAddress, Password, record::Account};
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::Role,
 };
 

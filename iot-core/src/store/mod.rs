@@ -7,6 +7,7 @@
 mod blob;
 mod meta;
 mod session;
+mod settle;
 mod telemetry;
 mod typed;
 
@@ -24,6 +25,7 @@ pub use session::{
     Closing, Due, Fenced, Offered, Opened, Opening, Placed, Publication, Queued, Resumed, SessionStore, Settled,
     Settlement, StoredSession, StoredSubscription, Target,
 };
+pub use settle::{ATTEMPTS_MAX, Contended, Step, settle};
 pub use telemetry::{Aggregate, Bucket, LatestValue, Range, Series, TelemetryStore};
 pub use typed::{Document, MetaStoreExt, Stored};
 

@@ -4,11 +4,11 @@ use iot_core::{
     access::Principal,
     device::Product,
     id::{ProductId, ReleaseId},
-    store::{Batch, Document, Index, MetaStoreExt},
+    store::{Batch, Document, Index, MetaStoreExt, Step},
 };
 
 use super::{
-    Ota, OtaError, Step,
+    Ota, OtaError,
     records::{ProductTrust, ReleaseRecord, ReleaseState, SignedRecord},
 };
 use crate::release::{Manifest, Refused, SignedRelease, Trust, verify};

@@ -9,13 +9,13 @@ use iot_core::{
     access::Principal,
     id::ReleaseId,
     logic::BoxError,
-    store::{Batch, BlobError, BlobPut, BlobSource, Document, MetaStoreExt, Stored},
+    store::{Batch, BlobError, BlobPut, BlobSource, Document, MetaStoreExt, Step, Stored},
 };
 
 use crate::release::Image;
 
 use super::{
-    Ota, OtaError, Step, lock,
+    Ota, OtaError, lock,
     records::{ReleaseRecord, ReleaseState},
 };
 

@@ -1,7 +1,7 @@
 //! The way in, and out.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap, response::Response};
+use axum::{Form, extract::State, http::HeaderMap};
 use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated};
 use iot_core::{problem::Problem, secret::Secret};
 use iot_http::{Person, ProblemResponse, Query, identity::Connection, same_origin};
@@ -28,11 +28,13 @@ struct SignInPage {
     next: String,
     email: String,
     wrong: Wrong,
+    /// Nobody has used the password that the server printed.
+    first: bool,
 }
 
-pub(super) async fn show(Query(wish): Query<Wish>) -> Response {
-    let shell = Shell::public("Sign in");
-    page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default() })
+pub(super) async fn show(State(console): State<Console>, Query(wish): Query<Wish>) -> Answer {
+    let (shell, first) = (Shell::public("Sign in"), console.auth.awaits_admin().await?);
+    Ok(page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default(), first }))
 }
 
 #[derive(Deserialize)]
@@ -66,7 +68,8 @@ pub(super) async fn sign_in(
         },
     };
     let wrong = Wrong::default().with(what.0, what.1);
-    Ok(invalid(&SignInPage { shell: Shell::public("Sign in"), next: entry.next, email: entry.email, wrong }))
+    let (shell, first) = (Shell::public("Sign in"), console.auth.awaits_admin().await?);
+    Ok(invalid(&SignInPage { shell, next: entry.next, email: entry.email, wrong, first }))
 }
 
 #[derive(Template)]
@@ -80,9 +83,13 @@ struct SetupPage {
 
 const SETUP: &str = "First administrator";
 
-pub(super) async fn setup() -> Response {
+/// The page for whoever has the printed password; once that is used, the one for signing in.
+pub(super) async fn setup(State(console): State<Console>) -> Answer {
+    if !console.auth.awaits_admin().await? {
+        return Ok(see("/sign-in"));
+    }
     let (email, name) = (String::new(), String::new());
-    page(&SetupPage { shell: Shell::public(SETUP), email, name, wrong: Wrong::default() })
+    Ok(page(&SetupPage { shell: Shell::public(SETUP), email, name, wrong: Wrong::default() }))
 }
 
 #[derive(Deserialize)]
