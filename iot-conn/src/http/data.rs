@@ -42,6 +42,7 @@ pub(super) async fn export(
     // Receipts are for those who may send commands.
     if !check(&identity.grants, Permission::Control, &Resource::device(&device), now).allow {
         records.commands.clear();
+        records.receipts.clear();
     }
     let first = lines(&node, &device, &records)?;
     let pages = Pages { node, device, count: 0, next: Next::Records(first) };
@@ -72,6 +73,9 @@ fn lines(node: &Node, device: &Device, records: &DeviceRecords) -> Result<Bytes,
     }
     for command in &records.commands {
         line(&mut text, "command", command).map_err(unwritable)?;
+    }
+    for receipt in &records.receipts {
+        line(&mut text, "receipt", receipt).map_err(unwritable)?;
     }
     Ok(text.into())
 }

@@ -2,7 +2,7 @@
 
 use iot_core::{
     access::Principal,
-    command::DurableCommand,
+    command::{DurableCommand, Receipt},
     device::Device,
     event::StoredEvent,
     id::OwnershipEpoch,
@@ -50,14 +50,17 @@ pub struct DeviceRecords {
     pub twin: Option<Twin>,
     /// Raised and cleared.
     pub alarms: Vec<Alarm>,
-    /// Those that were to wait for it.
+    /// Those that wait for it or did.
     pub commands: Vec<DurableCommand>,
+    /// What this node remembers of others, which are not stored; the newest first.
+    pub receipts: Vec<Receipt>,
 }
 
 impl Node {
     /// Erases what a device reported and was told: telemetry, events and newest values, alarms, closed commands, what it left as
     /// retained messages; with [`Epochs::All`] also the twins of former owners. The present twin stays, since it is the device's
-    /// state and not its past, as do commands under way and messages that wait for clients. Goes in steps: ask again after an
+    /// state and not its past, as do commands under way, messages that wait for
+    /// clients, and receipts that are only in memory. Goes in steps: ask again after an
     /// error. Leaves an audit entry, before anything else.
     pub async fn erase_data(&self, by: &Principal, device: &Device, epochs: Epochs) -> Result<Erased, StoreError> {
         let action = match epochs {
@@ -90,10 +93,12 @@ impl Node {
     /// The records of a device in its present epoch.
     pub async fn records(&self, device: &Device) -> Result<DeviceRecords, StoreError> {
         let is_present = |epoch: OwnershipEpoch| epoch == device.epoch;
+        let commands = self.commands(device, is_present).await?;
         Ok(DeviceRecords {
             twin: self.twins(device).await?.into_iter().find(|twin| twin.epoch == device.epoch),
             alarms: self.alarms(device, is_present).await?,
-            commands: self.commands(device, is_present).await?,
+            receipts: self.receipts(device, &commands),
+            commands,
         })
     }
 
@@ -107,6 +112,13 @@ impl Node {
         let (from, until) = (Timestamp::from_micros(i64::MIN), Timestamp::MAX);
         let range = Range { series: series(device, device.epoch), metric: None, from, until };
         self.stores().telemetry.range(&range, false, after, limit).await
+    }
+
+    fn receipts(&self, device: &Device, stored: &[DurableCommand]) -> Vec<Receipt> {
+        let mut recent = self.commander().recent(&device.tenant, &device.id, usize::MAX);
+        let is_stored = |receipt: &Receipt| stored.iter().any(|one| one.receipt.id == receipt.id);
+        recent.retain(|receipt| receipt.epoch == device.epoch && !is_stored(receipt));
+        recent
     }
 
     async fn twins(&self, device: &Device) -> Result<Vec<Twin>, StoreError> {
