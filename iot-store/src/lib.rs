@@ -16,8 +16,11 @@
 //! |---|---|---|
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
+//! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
 //! | `conformance` | the exam | `conformance` |
 
+#[cfg(feature = "blobs")]
+pub mod blobs;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod limits;
