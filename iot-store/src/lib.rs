@@ -17,8 +17,11 @@
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
+//! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
 //! | `conformance` | the exam | `conformance` |
 
+#[cfg(feature = "blobs")]
+pub mod blobs;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod codec;
 #[cfg(feature = "conformance")]

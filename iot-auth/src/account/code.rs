@@ -4,11 +4,11 @@ use iot_core::{
     id::TokenId,
     keys::Purpose,
     secret::Secret,
-    store::{Batch, MetaStoreExt, Stored},
+    store::{Batch, MetaStoreExt, Step, Stored},
 };
 
 use super::{base32, random_bytes, random_id, record::Pending};
-use crate::auth::{Auth, AuthError, Step, same_code};
+use crate::auth::{Auth, AuthError, same_code};
 
 /// For how long a mailed code is good.
 pub const CODE_VALIDITY: Duration = Duration::from_secs(15 * 60);

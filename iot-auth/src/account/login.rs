@@ -4,7 +4,7 @@ use iot_core::{
     access::Principal,
     id::{AccountId, LoginId, TenantId},
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 
@@ -16,7 +16,7 @@ use super::{
     record::{Account, Login},
     throttle::Limit,
 };
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// A sign-in and, this once, its tokens.
 #[derive(Debug, Clone)]
@@ -95,15 +95,15 @@ impl Auth {
         password: &Secret,
         known: Option<&Stored<Account>>,
     ) -> Result<Compared, AuthError> {
-        let Ok(password) = Password::parse(password) else { return Ok(Compared::Wrong) };
+        let Some(password) = Password::shown(password) else { return Ok(Compared::Wrong) };
         let stored = known.map(|known| known.document.password.as_str());
         self.accounts.hashes.compare(&password, stored).await
     }
 
     async fn rehashed(&self, password: &Secret) -> Result<Option<String>, AuthError> {
-        match Password::parse(password) {
-            Ok(password) => Ok(Some(self.accounts.hashes.hash(&password).await?)),
-            Err(_) => Ok(None),
+        match Password::shown(password) {
+            Some(password) => Ok(Some(self.accounts.hashes.hash(&password).await?)),
+            None => Ok(None),
         }
     }
 

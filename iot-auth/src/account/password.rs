@@ -36,23 +36,44 @@ const LANES: u32 = 1;
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
-/// A password that may be set: long enough, not too long, without a zero byte. Any other text is compared byte by byte: nothing
-/// is trimmed, folded or cut.
+/// What is tried first by everybody who guesses, in lower case, in order of bytes.
+const COMMON: &str = include_str!("common_passwords.txt");
+
+/// A text that is, or could be, a password. It is compared byte by byte: nothing is trimmed, folded or cut.
 #[derive(Debug, Clone)]
 pub struct Password(Secret);
 
-/// The text may not be a password.
+/// The text may not become a password (NIST SP 800-63B-4, §3.1.1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a password has {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} bytes and no zero byte")]
-pub struct WeakPassword;
+#[non_exhaustive]
+pub enum WeakPassword {
+    /// Too short, too long, or with a zero byte.
+    #[error("a password has {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} bytes and no zero byte")]
+    Length,
+    /// One of those that are guessed first, in whatever case and with whatever digits and signs behind it.
+    #[error("this is one of the passwords that are guessed first: take several words of your own")]
+    Common,
+}
 
 impl Password {
-    /// Checks a text.
+    /// Checks a text that is to become a password.
     pub fn parse(text: &Secret) -> Result<Self, WeakPassword> {
+        let password = Self::shown(text).ok_or(WeakPassword::Length)?;
+        if is_common(text.expose()) { Err(WeakPassword::Common) } else { Ok(password) }
+    }
+
+    /// A text that somebody shows as a password; `None` for what cannot be one.
+    pub(super) fn shown(text: &Secret) -> Option<Self> {
         let bytes = text.expose().as_bytes();
         let good = (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&bytes.len()) && !bytes.contains(&0);
-        good.then(|| Self(text.clone())).ok_or(WeakPassword)
+        good.then(|| Self(text.clone()))
     }
+}
+
+fn is_common(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let word = text.trim_end_matches(|last: char| !last.is_alphabetic());
+    COMMON.lines().any(|common| common == text || common == word)
 }
 
 /// What passwords have cost since the start.
@@ -214,12 +235,27 @@ mod tests {
         }
         let made = pool.work().hashes;
         for bad in ["1234567".to_owned(), "x".repeat(1_025), "x".repeat(1_000_000), "password\0more".to_owned()] {
-            assert!(Password::parse(&Secret::new(bad)).is_err());
+            let bad = Secret::new(bad);
+            assert!(Password::shown(&bad).is_none());
+            assert_eq!(Password::parse(&bad).unwrap_err(), WeakPassword::Length);
         }
         assert_eq!(pool.work().hashes, made);
-        assert_eq!(pool.compare(&password("whatever"), None).await.unwrap(), Compared::Wrong);
+        assert_eq!(pool.compare(&password("what ever"), None).await.unwrap(), Compared::Wrong);
         assert_eq!(pool.work().hashes, made + 1, "nobody costs as much as somebody");
-        assert!(pool.compare(&password("whatever"), Some("plain")).await.is_err());
+        assert!(pool.compare(&password("what ever"), Some("plain")).await.is_err());
+    }
+
+    #[test]
+    fn what_everybody_guesses_is_no_password_but_can_be_shown() {
+        for common in ["password", "Password1!", "PASSWORD2026", "12345678", "qwertyuiop", "Trustno1", "xxxxxxxx"] {
+            let common = Secret::new(common);
+            assert_eq!(Password::parse(&common).unwrap_err(), WeakPassword::Common);
+            assert!(Password::shown(&common).is_some(), "accounts made before this rule sign in");
+        }
+        for own in ["my password is long", "tidy lantern 77", "passwords!", "1234 rue x"] {
+            assert!(Password::parse(&Secret::new(own)).is_ok(), "{own}");
+        }
+        assert!(COMMON.lines().is_sorted() && COMMON.lines().all(|line| line.len() >= PASSWORD_BYTES_MIN));
     }
 
     /// AC-5: a flood is hashed by as many threads as there are permits, and what does not fit is refused.
@@ -230,7 +266,7 @@ mod tests {
         let tries: Vec<_> = (0..FLOOD)
             .map(|_| {
                 let pool = pool.clone();
-                tokio::spawn(async move { pool.compare(&password("whatever"), None).await })
+                tokio::spawn(async move { pool.compare(&password("what ever"), None).await })
             })
             .collect();
         let mut refused = 0;
@@ -248,9 +284,9 @@ mod tests {
         let pool = HashPool::new(1);
         let held = pool.permits.clone().acquire_owned().await.unwrap();
         let since = tokio::time::Instant::now();
-        assert!(matches!(pool.compare(&password("whatever"), None).await, Err(AuthError::Busy)));
+        assert!(matches!(pool.compare(&password("what ever"), None).await, Err(AuthError::Busy)));
         assert_eq!((since.elapsed().as_secs(), pool.work().hashes), (HASH_WAIT_MAX.as_secs(), 0));
         drop(held);
-        assert_eq!(pool.compare(&password("whatever"), None).await.unwrap(), Compared::Wrong);
+        assert_eq!(pool.compare(&password("what ever"), None).await.unwrap(), Compared::Wrong);
     }
 }

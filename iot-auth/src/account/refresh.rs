@@ -6,14 +6,14 @@ use iot_core::{
     id::LoginId,
     keys::Purpose,
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
 };
 
 use super::{
     LABEL_BYTES_MAX, SignedIn, base32, bounded, random_bytes,
     record::{Account, FormerCode, Login},
 };
-use crate::auth::{Auth, AuthError, Step, same_code};
+use crate::auth::{Auth, AuthError, same_code};
 
 /// For how long the same client may use the last refresh token once more, since an answer can be lost on its way.
 pub const REFRESH_GRACE: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@ use std::{net::IpAddr, time::Duration};
 use iot_core::{
     id::{AccountId, TenantId, TokenId},
     secret::Secret,
-    store::{Batch, Document, Index, MetaStore, MetaStoreExt},
+    store::{Batch, Contended, Document, Index, MetaStore, MetaStoreExt, Step},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     record::{Account, Pending, Then},
     throttle::Limit,
 };
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// How many confirmations wait for their codes. When as many do, a further one is refused as busy until some are over:
 /// each is good for [`CODE_VALIDITY`] and [`Auth::sweep_accounts`] removes those that are not.
@@ -129,7 +129,7 @@ impl Auth {
         };
         match self.meta.commit_or_conflict(Batch::default().create(&pending)).await? {
             true => Ok(code),
-            false => Err(AuthError::Contended),
+            false => Err(Contended.into()),
         }
     }
 

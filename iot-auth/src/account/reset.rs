@@ -1,13 +1,17 @@
 use std::{error::Error, net::IpAddr, sync::Arc};
 
-use iot_core::{id::TokenId, secret::Secret, store::MetaStoreExt};
+use iot_core::{
+    id::TokenId,
+    secret::Secret,
+    store::{MetaStoreExt, Step},
+};
 
 use super::{
     CODE_VALIDITY, EmailAddress, Password,
     code::{Checked, confirmation_id},
     record::{Account, Pending, Then},
 };
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// The answer to someone who has forgotten a password: the same whether or not the address has an account.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,12 +5,12 @@ use iot_core::{
     id::AccountId,
     problem::Cursor,
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Page, Stored},
+    store::{Batch, Document, MetaStoreExt, Page, Step, Stored},
 };
 
 use super::{EmailAddress, Password, record::Account};
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::Role,
 };
 
@@ -102,6 +102,13 @@ impl Auth {
         limit: u32,
     ) -> Result<Page<Stored<Account>>, AuthError> {
         Ok(self.meta.page::<Account>("tenant", by.tenant.as_str(), after, limit).await?)
+    }
+
+    /// The account with this address, in the tenant of `by`: for those who may see all accounts anyway.
+    pub async fn account_of(&self, by: &Principal, email: &EmailAddress) -> Result<Option<Account>, AuthError> {
+        let email_code = self.email_code(&by.tenant, email).await?;
+        let found = self.meta.find_by::<Account>("email", &email_code).await?;
+        Ok(found.map(|stored| stored.document).filter(|account| account.tenant == by.tenant))
     }
 
     async fn administer(

@@ -11,13 +11,13 @@ use iot_core::{
     keys::Purpose,
     logic::BoxError,
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Revision, Stored},
+    store::{Batch, Document, MetaStoreExt, Revision, Step, Stored},
     time::Timestamp,
 };
 use tower::service_fn;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
-use super::{Auth, AuthError, Step};
+use super::{Auth, AuthError};
 use crate::{
     account::{AccessToken, Login, is_access_token},
     ca::{fingerprint, urn},

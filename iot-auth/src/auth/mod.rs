@@ -15,7 +15,7 @@ use iot_core::{
     id::TenantId,
     keys::{KeyError, KeyRing},
     mail::MailError,
-    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError, Stores},
+    store::{self, Audit, Batch, Contended, Key, MetaStore, MetaStoreExt, SessionStore, Step, StoreError, Stores},
     time::{Monotonic, Timestamp},
 };
 
@@ -28,9 +28,6 @@ use crate::{
 
 /// The tenant of a deployment that has one only.
 pub const DEFAULT_TENANT: &str = "default";
-
-/// How often a change is decided again because something that it was decided by has changed meanwhile.
-pub const ATTEMPTS_MAX: u32 = 16;
 
 /// How many refusals of strangers are written to the audit log within [`REFUSALS_PERIOD`]. Further ones are counted in one line
 /// of the log, so that a flood of bad credentials fills no disk. Refusals of principals are always written.
@@ -65,8 +62,8 @@ pub enum AuthError {
     #[error("no randomness")]
     Random,
     /// Others changed the same records again and again. Nothing was written; try again.
-    #[error("the records changed {ATTEMPTS_MAX} times while the change was decided")]
-    Contended,
+    #[error(transparent)]
+    Contended(#[from] Contended),
 }
 
 /// Authenticates, answers for standing principals ([`iot_core::access::Access`]) and keeps the registry. One for a node.
@@ -97,6 +94,8 @@ pub enum AuthError {
 /// ```
 pub struct Auth {
     pub(crate) meta: Arc<dyn MetaStore>,
+    /// Those of people, which end with them.
+    pub(crate) sessions: Arc<dyn SessionStore>,
     pub(crate) keys: Arc<dyn KeyRing>,
     pub(crate) ca: DeviceCa,
     pub(crate) clock: Arc<dyn Clock>,
@@ -113,7 +112,16 @@ impl Auth {
         let refusals = Mutex::new(RefusalBudget::default());
         let accounts = Accounts::new(AccountOptions::default(), None);
         let claiming = tokio::sync::Mutex::default();
-        Self { meta: stores.meta.clone(), keys, ca, clock, claiming, accounts, refusals }
+        Self {
+            meta: stores.meta.clone(),
+            sessions: stores.sessions.clone(),
+            keys,
+            ca,
+            clock,
+            claiming,
+            accounts,
+            refusals,
+        }
     }
 
     /// The certificate that devices and applications pin, PEM.
@@ -147,19 +155,12 @@ impl Auth {
         action: &str,
         subject: impl fmt::Display,
     ) -> Audit {
-        Audit {
-            at: self.now(),
-            tenant: tenant.clone(),
-            actor: actor.to_string(),
-            action: action.to_owned(),
-            subject: subject.to_string(),
-            refused: None,
-        }
+        Audit::done(self.now(), tenant, actor, action, subject)
     }
 
     /// Records that a principal was refused.
     pub(crate) async fn refused(&self, entry: Audit, why: &str) -> Result<(), AuthError> {
-        let entry = Audit { refused: Some(why.to_owned()), ..entry };
+        let entry = entry.refused(why);
         tracing::info!(actor = entry.actor, action = entry.action, subject = entry.subject, why, "refused");
         // Without checks and writes nothing can conflict.
         self.meta.commit_or_conflict(Batch::default().audited(entry)).await?;
@@ -180,31 +181,12 @@ impl Auth {
     }
 
     /// Decides and commits until nothing that was decided by has changed in between.
-    pub(crate) async fn settle<T, F>(&self, mut decide: impl FnMut() -> F) -> Result<T, AuthError>
+    pub(crate) async fn settle<T, F>(&self, decide: impl FnMut() -> F) -> Result<T, AuthError>
     where
         F: Future<Output = Result<Step<T>, AuthError>>,
     {
-        for _ in 0..ATTEMPTS_MAX {
-            match decide().await? {
-                Step::Answer(answer) => return Ok(answer),
-                Step::Commit(batch, answer) => {
-                    if self.meta.commit_or_conflict(batch).await? {
-                        return Ok(answer);
-                    }
-                }
-            }
-        }
-        Err(AuthError::Contended)
+        store::settle(&*self.meta, decide).await
     }
-}
-
-/// What a decision comes to.
-#[must_use]
-pub(crate) enum Step<T> {
-    /// This, with nothing to write.
-    Answer(T),
-    /// This, once the batch is committed.
-    Commit(Batch, T),
 }
 
 impl fmt::Debug for Auth {

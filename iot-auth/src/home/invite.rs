@@ -7,13 +7,13 @@ use iot_core::{
     id::{HomeId, InviteId, TenantId},
     keys::Purpose,
     secret::Secret,
-    store::{Key, MetaStoreExt},
+    store::{Contended, Key, MetaStoreExt, Step},
     time::Timestamp,
 };
 
 use super::account_of;
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::{random_code, random_text},
 };
 
@@ -95,7 +95,7 @@ impl Auth {
             Ruling::Changed(home) => home,
             Ruling::Refused(why) => return Ok(Invited::Refused(why)),
         };
-        let invite = home.invites.into_iter().find(|invite| invite.id == id).ok_or(AuthError::Contended)?;
+        let invite = home.invites.into_iter().find(|invite| invite.id == id).ok_or(Contended)?;
         let code = text.grouped();
         let uri = Secret::new(format!("{INVITE_URI}{}", code.expose()));
         Ok(Invited::Done(Box::new(IssuedInvite { invite, code, uri })))

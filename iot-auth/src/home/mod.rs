@@ -12,7 +12,7 @@ use iot_core::{
     access::{Principal, Subject, Tuple},
     home::{HOMES_PER_ACCOUNT_MAX, Home, HomeRefusal, MembershipBell, Ruling, member_index},
     id::{AccountId, HomeId, TenantId},
-    store::{Batch, Check, Document, Index, Key, MetaStore, MetaStoreExt, StoreError, Stored, Write},
+    store::{Batch, Check, Document, Index, Key, MetaStore, MetaStoreExt, Step, StoreError, Stored, Write},
     time::Timestamp,
 };
 
@@ -22,7 +22,7 @@ pub use self::{
         INVITE_URI, INVITE_USES_MAX, INVITE_VALIDITY_DEFAULT, INVITE_VALIDITY_MAX, InviteAsked, Invited, IssuedInvite,
     },
 };
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// What an account is to the homes that it is in: the part of its grants that is about homes. The answer reflects every commit
 /// that had returned before the call.

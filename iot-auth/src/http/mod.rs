@@ -59,7 +59,9 @@ impl From<AuthError> for ProblemResponse {
     /// `409 conflict` or `503 busy` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
     fn from(error: AuthError) -> Self {
         match error {
-            AuthError::Contended => Problem::conflict("conflict", "others changed the same records; try again").into(),
+            AuthError::Contended(_) => {
+                Problem::conflict("conflict", "others changed the same records; try again").into()
+            }
             AuthError::Busy => Problem::new(503, "busy", "too many ask at once; try again in a second").into(),
             error => unavailable(&error),
         }

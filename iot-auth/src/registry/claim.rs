@@ -4,13 +4,13 @@ use iot_core::{
     device::{Device, DeviceKey, KeyState, Stage},
     id::{DeviceId, TenantId},
     secret::Secret,
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 
 use super::ClaimToken;
 use crate::{
-    auth::{Auth, AuthError, Step, same_code},
+    auth::{Auth, AuthError, same_code},
     ca::{DeviceCertificate, SigningRequest},
     token::{Kind, TokenText},
 };

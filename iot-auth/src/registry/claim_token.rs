@@ -5,13 +5,13 @@ use iot_core::{
     device::Product,
     id::{ProductId, TenantId, TokenId},
     secret::Secret,
-    store::{Batch, Document, IndexKey, Key, MetaStoreExt},
+    store::{Batch, Contended, Document, IndexKey, Key, MetaStoreExt, Step},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    auth::{Auth, AuthError, Step},
+    auth::{Auth, AuthError},
     token::{Kind, TokenText},
 };
 
@@ -105,7 +105,7 @@ impl Auth {
         let entry = self.done(by, "claim_token_issue", &token.key());
         match self.meta.commit_or_conflict(Batch::default().create(&token).audited(entry)).await? {
             true => Ok(Some(IssuedClaimToken { token, text: text.reveal() })),
-            false => Err(AuthError::Contended),
+            false => Err(Contended.into()),
         }
     }
 

@@ -9,11 +9,11 @@ use iot_core::{
     device::{Device, Product, Stage},
     home::Home,
     id::{DeviceId, HomeId, OwnershipEpoch, PCode, ProductId},
-    store::{Batch, Check, Committed, Key, MetaStoreExt, Stored, Write},
+    store::{ATTEMPTS_MAX, Batch, Check, Committed, Contended, Key, MetaStoreExt, Stored, Write},
     time::Timestamp,
 };
 
-use crate::auth::{ATTEMPTS_MAX, Auth, AuthError};
+use crate::auth::{Auth, AuthError};
 
 /// The most units of one file.
 pub const CSV_ROWS_MAX: usize = 10_000;
@@ -110,7 +110,7 @@ impl Auth {
                 }
             }
         }
-        Err(AuthError::Contended)
+        Err(Contended.into())
     }
 
     async fn rejected(&self, by: &Principal, product: &Key, error: ImportError) -> Result<Import, AuthError> {

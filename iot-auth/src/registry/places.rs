@@ -3,10 +3,10 @@ use iot_core::{
     device::{Encoding, Product},
     home::Home,
     id::{HomeId, ProductId},
-    store::{Batch, Document, MetaStoreExt},
+    store::{Batch, Document, MetaStoreExt, Step},
 };
 
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// The longest name of a product or home, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;

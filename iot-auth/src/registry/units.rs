@@ -3,10 +3,10 @@ use iot_core::{
     device::{Device, KeyState, Stage},
     home::Home,
     id::{DeviceId, HomeId},
-    store::{Batch, Document, MetaStoreExt, Stored},
+    store::{Batch, Document, MetaStoreExt, Step, Stored},
 };
 
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// The answer to a revocation of keys.
 #[must_use]

@@ -5,13 +5,13 @@ use iot_core::{
     id::TenantId,
     keys::Purpose,
     secret::Secret,
-    store::{Batch, Document, IndexKey, Key, MetaStoreExt, Stored},
+    store::{Batch, Document, IndexKey, Key, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{IssuedToken, Role, text::random_secret};
-use crate::auth::{Auth, AuthError, Step, same_code};
+use crate::auth::{Auth, AuthError, same_code};
 
 /// The name that signs in with the one-time password.
 pub const ADMIN_USER: &str = "admin";
@@ -70,6 +70,11 @@ impl Auth {
         let batch = Batch::default().create(&tenant).create(&stored).audited(entry);
         // In a conflict another node has had its first start and prints the password.
         Ok(self.meta.commit_or_conflict(batch).await?.then_some(password))
+    }
+
+    /// Whether there is a one-time password that nobody has used.
+    pub async fn awaits_admin(&self) -> Result<bool, AuthError> {
+        Ok(self.meta.find::<AdminPassword>(&AdminPassword::key_of(&Self::default_tenant())).await?.is_some())
     }
 
     /// A new one-time password for the administrator, in place of any other. Tokens stay as they are.

@@ -4,13 +4,13 @@ use iot_core::{
     access::{Principal, Relation},
     id::{TenantId, TokenId},
     secret::Secret,
-    store::{Batch, Document, IndexKey, Key, MetaStoreExt},
+    store::{Batch, Contended, Document, IndexKey, Key, MetaStoreExt, Step},
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, TokenText};
-use crate::auth::{Auth, AuthError, Step};
+use crate::auth::{Auth, AuthError};
 
 /// The longest name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 128;
@@ -110,7 +110,7 @@ impl Auth {
         let batch = Batch::default().create(&issued.token).audited(entry);
         match self.meta.commit_or_conflict(batch).await? {
             true => Ok(issued),
-            false => Err(AuthError::Contended),
+            false => Err(Contended.into()),
         }
     }
 

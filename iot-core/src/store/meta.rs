@@ -142,6 +142,32 @@ pub struct Audit {
     pub refused: Option<String>,
 }
 
+impl Audit {
+    /// Something that was done.
+    pub fn done(
+        at: Timestamp,
+        tenant: &TenantId,
+        actor: impl fmt::Display,
+        action: &str,
+        subject: impl fmt::Display,
+    ) -> Self {
+        Self {
+            at,
+            tenant: tenant.clone(),
+            actor: actor.to_string(),
+            action: action.to_owned(),
+            subject: subject.to_string(),
+            refused: None,
+        }
+    }
+
+    /// The same, but refused: `why` is `snake_case` and stable.
+    #[must_use]
+    pub fn refused(self, why: &str) -> Self {
+        Self { refused: Some(why.to_owned()), ..self }
+    }
+}
+
 /// Checks, writes and audit entries that are carried out together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {

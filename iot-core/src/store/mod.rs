@@ -4,13 +4,19 @@
 //! All methods may be cancelled: a cancelled write has then happened wholly or not at all, and the caller does not know
 //! which.
 
+mod blob;
 mod meta;
 mod session;
+mod settle;
 mod telemetry;
 mod typed;
 
 use std::{fmt, sync::Arc};
 
+pub use blob::{
+    BLOB_GRACE, BLOB_INDEX, BlobError, BlobId, BlobInfo, BlobNames, BlobPut, BlobSource, BlobStore, BlobStream,
+    Collected, RecordNames,
+};
 pub use meta::{
     Audit, Batch, Change, Check, Committed, INDEX_PAGE_MAX, Index, IndexKey, Key, MetaStore, Page, Record, Revision,
     Write,
@@ -19,6 +25,7 @@ pub use session::{
     Closing, Due, Fenced, Offered, Opened, Opening, Placed, Publication, Queued, Resumed, SessionStore, Settled,
     Settlement, StoredSession, StoredSubscription, Target,
 };
+pub use settle::{ATTEMPTS_MAX, Contended, Step, settle};
 pub use telemetry::{Aggregate, Bucket, LatestValue, Range, Series, TelemetryStore};
 pub use typed::{Document, MetaStoreExt, Stored};
 

@@ -25,7 +25,9 @@ impl From<OtaError> for ProblemResponse {
     /// `409 conflict` where trying again helps at once; else `503 unavailable`, with the cause in the log only.
     fn from(error: OtaError) -> Self {
         match error {
-            OtaError::Contended => Problem::conflict("conflict", "others changed the same records; try again").into(),
+            OtaError::Contended(_) => {
+                Problem::conflict("conflict", "others changed the same records; try again").into()
+            }
             error => unavailable(&error),
         }
     }

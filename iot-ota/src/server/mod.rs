@@ -36,10 +36,9 @@ use iot_core::{
     clock::Clock,
     id::TenantId,
     keys::{KeyError, KeyRing},
-    store::{Audit, Batch, Key, MetaStore, MetaStoreExt, StoreError},
+    store::{self, Audit, Batch, BlobError, BlobStore, Contended, Key, MetaStore, MetaStoreExt, Step, StoreError},
     time::Timestamp,
 };
-use object_store::ObjectStore;
 
 use self::present::Present;
 pub use self::{
@@ -50,9 +49,6 @@ pub use self::{
     tick::{OFFERS_MAX, TICK, WALK_PAGES_MAX},
     upload::{UploadError, Uploaded, WrongImage},
 };
-
-/// How often a change is decided again because something that it was decided by has changed meanwhile.
-pub const ATTEMPTS_MAX: u32 = 16;
 
 /// The operation could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +62,7 @@ pub enum OtaError {
     Keys(#[from] KeyError),
     /// Try again later.
     #[error("the store of images failed")]
-    Blobs(#[from] object_store::Error),
+    Blobs(#[from] BlobError),
     /// What was stored does not read back: an operator must look.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -74,14 +70,14 @@ pub enum OtaError {
     #[error("no randomness")]
     Random,
     /// Others changed the same records again and again. Nothing was written; try again.
-    #[error("the records changed {ATTEMPTS_MAX} times while the change was decided")]
-    Contended,
+    #[error(transparent)]
+    Contended(#[from] Contended),
 }
 
 /// Keeps releases and carries rollouts out. One for a node; several may work over the same records.
 pub struct Ota {
     pub(crate) meta: Arc<dyn MetaStore>,
-    pub(crate) blobs: Arc<dyn ObjectStore>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) keys: Arc<dyn KeyRing>,
     pub(crate) clock: Arc<dyn Clock>,
     address: String,
@@ -97,7 +93,7 @@ impl Ota {
     /// port, such as `https://cloud.example:8443`.
     pub fn new(
         meta: Arc<dyn MetaStore>,
-        blobs: Arc<dyn ObjectStore>,
+        blobs: Arc<dyn BlobStore>,
         keys: Arc<dyn KeyRing>,
         clock: Arc<dyn Clock>,
         address: &str,
@@ -117,19 +113,12 @@ impl Ota {
     }
 
     fn entry(&self, tenant: &TenantId, actor: impl fmt::Display, action: &str, subject: impl fmt::Display) -> Audit {
-        Audit {
-            at: self.now(),
-            tenant: tenant.clone(),
-            actor: actor.to_string(),
-            action: action.to_owned(),
-            subject: subject.to_string(),
-            refused: None,
-        }
+        Audit::done(self.now(), tenant, actor, action, subject)
     }
 
     /// Records that a principal was refused.
     async fn refused(&self, entry: Audit, why: &str) -> Result<(), OtaError> {
-        let entry = Audit { refused: Some(why.to_owned()), ..entry };
+        let entry = entry.refused(why);
         tracing::info!(actor = entry.actor, action = entry.action, subject = entry.subject, why, "refused");
         // Without checks and writes nothing can conflict.
         self.meta.commit_or_conflict(Batch::default().audited(entry)).await?;
@@ -137,21 +126,11 @@ impl Ota {
     }
 
     /// Decides and commits until nothing that was decided by has changed in between.
-    async fn settle<T, F>(&self, mut decide: impl FnMut() -> F) -> Result<T, OtaError>
+    async fn settle<T, F>(&self, decide: impl FnMut() -> F) -> Result<T, OtaError>
     where
         F: Future<Output = Result<Step<T>, OtaError>>,
     {
-        for _ in 0..ATTEMPTS_MAX {
-            match decide().await? {
-                Step::Answer(answer) => return Ok(answer),
-                Step::Commit(batch, answer) => {
-                    if self.meta.commit_or_conflict(batch).await? {
-                        return Ok(answer);
-                    }
-                }
-            }
-        }
-        Err(OtaError::Contended)
+        store::settle(&*self.meta, decide).await
     }
 
     /// A new id: its first characters grow with time, so that lists are in the order of creation.
@@ -166,15 +145,6 @@ impl Ota {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a decision comes to.
-#[must_use]
-enum Step<T> {
-    /// This, with nothing to write.
-    Answer(T),
-    /// This, once the batch is committed.
-    Commit(Batch, T),
 }
 
 impl fmt::Debug for Ota {

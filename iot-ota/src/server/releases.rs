@@ -4,11 +4,11 @@ use iot_core::{
     access::Principal,
     device::Product,
     id::{ProductId, ReleaseId},
-    store::{Batch, Document, Index, MetaStoreExt},
+    store::{Batch, Document, Index, MetaStoreExt, Step},
 };
 
 use super::{
-    Ota, OtaError, Step,
+    Ota, OtaError,
     records::{ProductTrust, ReleaseRecord, ReleaseState, SignedRecord},
 };
 use crate::release::{Manifest, Refused, SignedRelease, Trust, verify};
@@ -144,7 +144,7 @@ impl Ota {
     }
 
     /// The signed release as it was given.
-    pub(super) async fn signed(&self, release: &ReleaseRecord) -> Result<SignedRelease, OtaError> {
+    pub async fn signed(&self, release: &ReleaseRecord) -> Result<SignedRelease, OtaError> {
         let key = SignedRecord::key_of(&release.tenant, &release.id);
         let found = self.meta.find::<SignedRecord>(&key).await?;
         found.map(|stored| stored.document.signed).ok_or_else(|| OtaError::Damaged(format!("{key} is gone")))

@@ -30,6 +30,10 @@ impl Fault {
         Self::Unavailable(Arc::from(why.into()))
     }
 
+    pub(super) fn again(why: &'static str) -> Self {
+        Self::Again(Arc::from(Box::<dyn Error + Send + Sync>::from(why)))
+    }
+
     pub(super) fn stopped() -> Self {
         Self::unavailable("what writes has stopped")
     }

@@ -90,3 +90,9 @@ async fn query(client: &Client, sql: &'static str, parameters: &[&(dyn ToSql + S
     let statement = client.prepare_cached(sql).await?;
     Ok(client.query(&statement, parameters).await?)
 }
+
+/// The one number of an answer.
+pub(super) fn number(rows: &[Row]) -> Result<i64, Fault> {
+    let row = rows.first().ok_or_else(|| Fault::Damaged("a counter is missing".to_owned()))?;
+    Ok(row.try_get(0)?)
+}

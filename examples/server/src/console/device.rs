@@ -18,7 +18,8 @@ use serde::Deserialize;
 use super::{
     Console,
     command::{Asked, ReceiptShown},
-    devices::Row,
+    devices::{Choice, Row},
+    ownership,
     page::{Answer, Shell, Wrong, account_name, page, page_as},
     show::{self, Moment},
     sign_in::sentence,
@@ -59,6 +60,10 @@ pub(super) struct DevicePage {
     twin: Option<TwinShown>,
     update: UpdateShown,
     allowed: Vec<AllowedShown>,
+    /// Where its owner may move it; `None` for others.
+    targets: Option<Vec<Choice>>,
+    /// The name of its home; empty if it has none.
+    home: String,
     asked: Asked,
     wanted: Wanted,
     wrong: Wrong,
@@ -180,13 +185,20 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         runs: runs.map(|runs| format!("{} on {}", runs.version, runs.hardware)).unwrap_or_default(),
         why: sentence(&console.ota.explain(&device).await?),
     };
-    let allowed = if may(Permission::ReadHome) { allowed(console, &device).await? } else { Vec::new() };
+    let home = home_of(console, &device).await?;
+    let allowed = match &home {
+        Some(home) if may(Permission::ReadHome) => allowed(console, &device, home).await?,
+        _ => Vec::new(),
+    };
+    let targets = ownership::targets(console, who, &device).await?;
     let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
         sees_printed: seen >= Sight::Household,
         sees_all: seen >= Sight::Whole,
         shell,
         allowed,
+        targets,
+        home: home.map_or_else(String::new, |home| home.name),
         twin,
         update,
         epoch: device.epoch.0,
@@ -205,15 +217,16 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
     })
 }
 
-async fn allowed(console: &Console, device: &Device) -> Result<Vec<AllowedShown>, StoreError> {
-    let Some(home) = &device.home else { return Ok(Vec::new()) };
-    let Some(home) = console.meta().find::<Home>(&Home::key_of(&device.tenant, home)).await? else {
-        return Ok(Vec::new());
-    };
+async fn home_of(console: &Console, device: &Device) -> Result<Option<Home>, StoreError> {
+    let Some(home) = &device.home else { return Ok(None) };
+    Ok(console.meta().find::<Home>(&Home::key_of(&device.tenant, home)).await?.map(|stored| stored.document))
+}
+
+async fn allowed(console: &Console, device: &Device, home: &Home) -> Result<Vec<AllowedShown>, StoreError> {
     let now = console.now();
-    let controllers = who_can(&home.document, device, Permission::Control, now);
+    let controllers = who_can(home, device, Permission::Control, now);
     let mut shown = Vec::new();
-    for person in who_can(&home.document, device, Permission::ReadState, now) {
+    for person in who_can(home, device, Permission::ReadState, now) {
         shown.push(AllowedShown {
             name: account_name(console, &device.tenant, &person.account).await?,
             relation: person.relation.name(),

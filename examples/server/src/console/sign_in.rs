@@ -1,10 +1,10 @@
 //! The way in, and out.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap, response::Response};
-use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated};
+use axum::{extract::State, http::HeaderMap};
+use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated, WeakPassword};
 use iot_core::{problem::Problem, secret::Secret};
-use iot_http::{Person, ProblemResponse, Query, identity::Connection, same_origin};
+use iot_http::{Form, Person, ProblemResponse, Query, identity::Connection, same_origin};
 use serde::Deserialize;
 
 use super::{
@@ -19,6 +19,7 @@ pub(super) struct Wish {
     /// Where to go afterwards.
     #[serde(default)]
     next: String,
+    done: Option<String>,
 }
 
 #[derive(Template)]
@@ -28,11 +29,13 @@ struct SignInPage {
     next: String,
     email: String,
     wrong: Wrong,
+    /// Nobody has used the password that the server printed.
+    first: bool,
 }
 
-pub(super) async fn show(Query(wish): Query<Wish>) -> Response {
-    let shell = Shell::public("Sign in");
-    page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default() })
+pub(super) async fn show(State(console): State<Console>, Query(wish): Query<Wish>) -> Answer {
+    let (shell, first) = (Shell::public("Sign in").noticing(wish.done.as_deref()), console.auth.awaits_admin().await?);
+    Ok(page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default(), first }))
 }
 
 #[derive(Deserialize)]
@@ -66,7 +69,8 @@ pub(super) async fn sign_in(
         },
     };
     let wrong = Wrong::default().with(what.0, what.1);
-    Ok(invalid(&SignInPage { shell: Shell::public("Sign in"), next: entry.next, email: entry.email, wrong }))
+    let (shell, first) = (Shell::public("Sign in"), console.auth.awaits_admin().await?);
+    Ok(invalid(&SignInPage { shell, next: entry.next, email: entry.email, wrong, first }))
 }
 
 #[derive(Template)]
@@ -80,9 +84,13 @@ struct SetupPage {
 
 const SETUP: &str = "First administrator";
 
-pub(super) async fn setup() -> Response {
+/// The page for whoever has the printed password; once that is used, the one for signing in.
+pub(super) async fn setup(State(console): State<Console>) -> Answer {
+    if !console.auth.awaits_admin().await? {
+        return Ok(see("/sign-in"));
+    }
     let (email, name) = (String::new(), String::new());
-    page(&SetupPage { shell: Shell::public(SETUP), email, name, wrong: Wrong::default() })
+    Ok(page(&SetupPage { shell: Shell::public(SETUP), email, name, wrong: Wrong::default() }))
 }
 
 #[derive(Deserialize)]
@@ -129,7 +137,7 @@ pub(super) async fn set_up(
 fn checked(first: &First) -> Result<(EmailAddress, Password, &str), Wrong> {
     let mut wrong = Wrong::default();
     let email = EmailAddress::parse(&first.email).map_err(|error| wrong.add("email", sentence(&error))).ok();
-    let password = Password::parse(&first.password).map_err(|error| wrong.add("password", sentence(&error))).ok();
+    let password = password(&first.password).map_err(|what| wrong.add("password", what)).ok();
     let name = person_name(&first.name).map_err(|what| wrong.add("name", what)).ok();
     match (email, password, name) {
         (Some(email), Some(password), Some(name)) => Ok((email, password, name)),
@@ -142,6 +150,14 @@ pub(super) fn person_name(text: &str) -> Result<&str, String> {
     let name = text.trim();
     let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
     if fits { Ok(name) } else { Err(format!("Give a name of at most {NAME_BYTES_MAX} characters.")) }
+}
+
+/// What is wrong with a password, for people.
+pub(super) fn password(text: &Secret) -> Result<Password, String> {
+    Password::parse(text).map_err(|weak| match weak {
+        WeakPassword::Length => "Use 8 characters or more, and at most 1024.".to_owned(),
+        weak => sentence(&weak),
+    })
 }
 
 pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
@@ -159,7 +175,7 @@ pub(super) async fn sign_out(State(console): State<Console>, connection: Connect
 }
 
 /// Passwords travel encrypted or not at all, and nobody is signed in by another site's form.
-fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
+pub(super) fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     if !connection.is_private() {
         return Err(Problem::new(403, "unencrypted", "do this over HTTPS, or from the machine itself").into());
     }

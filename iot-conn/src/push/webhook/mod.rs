@@ -40,7 +40,7 @@ use std::{
 use iot_core::{
     clock::Clock,
     keys::{KeyError, KeyRing},
-    store::{Batch, MetaStore, MetaStoreExt, StoreError},
+    store::{self, Contended, MetaStore, Step, StoreError},
 };
 use tokio::sync::Notify;
 
@@ -51,9 +51,6 @@ pub use outbox::Replayed;
 pub use record::{Delivery, DeliveryState, Disabled, DisabledReason, PreviousSecret, ROTATION, WEBHOOKS_MAX, Webhook};
 pub use registry::{NewWebhook, Place, Registered, Shown};
 pub use schedule::{Next, RETRY_DELAYS, RETRY_SPAN, Schedule, ScheduleLimits, after_failure};
-
-/// How often a decision is made again when others commit in between.
-const ATTEMPTS_MAX: usize = 16;
 
 /// What the webhooks of one process hold.
 #[derive(Debug, Clone, Copy)]
@@ -112,23 +109,14 @@ pub enum WebhookError {
     #[error("the webhooks' secrets cannot be sealed or opened")]
     Keys(#[from] KeyError),
     /// Others wrote the same records all the time; try again.
-    #[error("too many wrote the same webhook at once")]
-    Contended,
+    #[error(transparent)]
+    Contended(#[from] Contended),
 }
 
 impl fmt::Debug for Webhooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhooks").field("client", &self.client).finish_non_exhaustive()
     }
-}
-
-/// What a decision comes to.
-#[must_use]
-enum Step<T> {
-    /// This, with nothing to write.
-    Answer(T),
-    /// This, once the batch is committed.
-    Commit(Batch, T),
 }
 
 impl Webhooks {
@@ -151,20 +139,10 @@ impl Webhooks {
     }
 
     /// Decides, commits, and decides again where a check did not hold.
-    async fn settle<T, F>(&self, mut decide: impl FnMut() -> F) -> Result<T, WebhookError>
+    async fn settle<T, F>(&self, decide: impl FnMut() -> F) -> Result<T, WebhookError>
     where
         F: Future<Output = Result<Step<T>, WebhookError>>,
     {
-        for _ in 0..ATTEMPTS_MAX {
-            match decide().await? {
-                Step::Answer(answer) => return Ok(answer),
-                Step::Commit(batch, answer) => {
-                    if self.meta.commit_or_conflict(batch).await? {
-                        return Ok(answer);
-                    }
-                }
-            }
-        }
-        Err(WebhookError::Contended)
+        store::settle(&*self.meta, decide).await
     }
 }

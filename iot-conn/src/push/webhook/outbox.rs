@@ -5,11 +5,11 @@ use iot_core::{
     id::WebhookId,
     problem::Cursor,
     push::{Kind, Notification, NotificationId, Push, PushError, Pushed},
-    store::{Batch, Document, MetaStoreExt, Page, StoreError, Stored},
+    store::{Batch, Document, MetaStoreExt, Page, Step, StoreError, Stored},
     time::Timestamp,
 };
 
-use super::{Delivery, DeliveryState, Place, Step, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks, worker::STORE_RETRY};
+use super::{Delivery, DeliveryState, Place, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks, worker::STORE_RETRY};
 
 /// How many records are read at once.
 const PAGE: u32 = 500;

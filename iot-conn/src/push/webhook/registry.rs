@@ -11,10 +11,10 @@ use iot_core::{
     problem::Cursor,
     push::Kind,
     secret::Secret,
-    store::{Audit, Batch, Document, MetaStoreExt, Page, StoreError, Stored},
+    store::{Audit, Batch, Document, MetaStoreExt, Page, Step, StoreError, Stored},
 };
 
-use super::{PreviousSecret, ROTATION, Step, UrlRefusal, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks, signature};
+use super::{PreviousSecret, ROTATION, UrlRefusal, WEBHOOKS_MAX, Webhook, WebhookError, Webhooks, signature};
 
 /// Whose webhooks: those of a tenant as a whole, or of one home.
 #[derive(Debug, Clone)]

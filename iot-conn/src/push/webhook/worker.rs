@@ -8,13 +8,13 @@ use iot_core::{
     home::Home,
     keys::Purpose,
     secret::Secret,
-    store::{Audit, Batch, Document, Key, MetaStoreExt, Stored},
+    store::{Audit, Batch, Document, Key, MetaStoreExt, Step, Stored},
     time::Timestamp,
 };
 use tokio::task::JoinSet;
 
 use super::{
-    Delivery, DeliveryState, Disabled, DisabledReason, Next, Step, Webhook, WebhookError, Webhooks, after_failure,
+    Delivery, DeliveryState, Disabled, DisabledReason, Next, Webhook, WebhookError, Webhooks, after_failure,
     client::Outcome,
     record::{Standing, WEBHOOK_DELETED, standing},
     signature::{seconds, sign},

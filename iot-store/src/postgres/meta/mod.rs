@@ -14,7 +14,13 @@ use tokio_postgres::Row;
 
 use self::group::Prepared;
 pub(super) use self::write::Records;
-use super::{Postgres, fault::Fault, ordered, pool::rows, text};
+use super::{
+    Postgres,
+    fault::Fault,
+    ordered,
+    pool::{number, rows},
+    text,
+};
 use crate::rules::{count_cursor, page_size, read_count};
 
 /// The most commits of one answer about changes.
@@ -156,10 +162,4 @@ fn audit_entry(tenant: &TenantId, row: &Row) -> Result<(i64, Audit), Fault> {
         refused: row.try_get::<_, Option<String>>(5)?.map(text::read),
     };
     Ok((row.try_get(0)?, entry))
-}
-
-/// The one number of an answer.
-fn number(rows: &[Row]) -> Result<i64, Fault> {
-    let row = rows.first().ok_or_else(|| Fault::Damaged("a counter is missing".to_owned()))?;
-    Ok(row.try_get(0)?)
 }

@@ -12,10 +12,11 @@ use super::{
         lane::Work,
         ordered,
         pipeline::{Parameter, Pipeline, parameters},
+        pool::number,
         text,
     },
     group::{self, Group, Prepared, State},
-    key, number,
+    key,
 };
 use crate::{StoreLimits, rules::distinct};
 

@@ -1,3 +1,4 @@
+mod forget;
 mod read;
 mod write;
 
@@ -54,7 +55,11 @@ impl TelemetryStore for Postgres {
     }
 
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
-        Ok(write::expire(&self.inner.pool, before).await?)
+        Ok(forget::expire(&self.inner.pool, before).await?)
+    }
+
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
+        Ok(forget::erase(&self.inner.pool, series).await?)
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

@@ -6,12 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use deadpool_postgres::{Client, Pool};
+use deadpool_postgres::Client;
 use iot_core::{
     event::{Event, Sequence},
     id::{ConsumerId, HomeId, NodeId, ProductId},
     store::Series,
-    time::Timestamp,
 };
 use tokio_postgres::Row;
 
@@ -20,13 +19,12 @@ use super::super::{
     lane::Work,
     ordered,
     pipeline::{Pipeline, parameters},
+    pool::number,
 };
 use crate::codec;
 
 /// The most series whose numbers are remembered; then it begins anew.
 const SERIES_KNOWN_MAX: usize = 100_000;
-/// How many events are forgotten in one transaction, so that appends need not wait for all.
-const EXPIRED_PER_STATEMENT: i64 = 5_000;
 /// What an event needs beside its body, about.
 const EVENT_BYTES: usize = 150;
 
@@ -76,7 +74,7 @@ pub(in crate::postgres) struct Telemetry {
     known: Mutex<Known>,
 }
 
-/// The numbers of series and nodes, which never change.
+/// The numbers of series and nodes. Those of series can go, with what is erased.
 #[derive(Default)]
 struct Known {
     series: HashMap<Series, i64>,
@@ -95,7 +93,10 @@ impl Work for Telemetry {
     async fn carry_out(&self, client: &Client, jobs: &[Job]) -> Result<Vec<Answer>, Fault> {
         let nodes = self.nodes(client, jobs).await?;
         let series = self.series(client, jobs).await?;
-        let mut log = begin(client, jobs, nodes, &series).await?;
+        let Some(mut log) = begin(client, jobs, nodes, &series).await? else {
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).series.clear();
+            return Err(Fault::again("a series was erased at the same time"));
+        };
         let answers = jobs.iter().map(|job| log.carry_out(job)).collect::<Result<_, Fault>>()?;
         end(client, &mut log).await?;
         Ok(answers)
@@ -185,6 +186,7 @@ impl Telemetry {
 // === append ===
 
 const LOCK_NODES: &str = "SELECT id, sequence FROM node WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE";
+const COUNT_SERIES: &str = "SELECT count(*) FROM series WHERE id = ANY($1::bigint[])";
 const REPEATS: &str = "SELECT event.series, event.device_sequence FROM event
     JOIN unnest($1::bigint[], $2::bigint[]) AS named (series, device_sequence)
     ON event.series = named.series AND event.device_sequence = named.device_sequence
@@ -216,25 +218,32 @@ struct Log<'a> {
 }
 
 /// Locks the nodes until the end of the transaction, so that their sequences become visible in order, and looks for repeats.
-/// Another node may append the same event meanwhile: then the index refuses this group, which is tried again.
+/// Another node may append the same event meanwhile: then the index refuses this group, which is tried again. `None` if the
+/// number of a series has gone; whoever erases one waits for the nodes.
 async fn begin<'a>(
     client: &Client,
     jobs: &'a [Job],
     nodes: HashMap<&'a NodeId, i64>,
     series: &'a HashMap<&'a Series, i64>,
-) -> Result<Log<'a>, Fault> {
+) -> Result<Option<Log<'a>>, Fault> {
     let counted = appends(jobs).flat_map(|(_, events)| events);
     let counted = counted.filter_map(|event| Some((*series.get(&event.series)?, event.device_sequence?)));
     let (of, counts): (Vec<i64>, Vec<i64>) = counted.unzip();
     let mut pipeline = Pipeline::begin();
     let ids: Vec<i64> = nodes.values().copied().collect();
     let sequences = (!ids.is_empty()).then(|| pipeline.add(LOCK_NODES, parameters![ids]));
+    let numbers: BTreeSet<i64> = series.values().copied().collect();
+    let expected = ordered(numbers.len() as u64);
+    let there = pipeline.add(COUNT_SERIES, parameters![numbers.into_iter().collect::<Vec<i64>>()]);
     let repeats = (!of.is_empty()).then(|| pipeline.add(REPEATS, parameters![of, counts]));
     let answers = pipeline.run(client).await?;
     let pairs = |rows: &[Row]| rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Vec<_>>();
     let sequences: Result<_, Fault> = pairs(sequences.map_or(&[], |place| &answers[place])).into_iter().collect();
     let repeats: Result<_, Fault> = pairs(repeats.map_or(&[], |place| &answers[place])).into_iter().collect();
-    Ok(Log {
+    if number(&answers[there])? != expected {
+        return Ok(None);
+    }
+    Ok(Some(Log {
         nodes,
         series,
         sequences: sequences?,
@@ -242,7 +251,7 @@ async fn begin<'a>(
         rows: Vec::new(),
         latest: BTreeMap::new(),
         checkpoints: BTreeMap::new(),
-    })
+    }))
 }
 
 impl<'a> Log<'a> {
@@ -322,21 +331,4 @@ fn add_rows<'a>(pipeline: &mut Pipeline<'a>, rows: &[(i64, i64, i64, &'a Prepare
     let bodies: Vec<&[u8]> = rows.iter().map(|(.., event)| &event.body[..]).collect();
     let columns = parameters![nodes, sequences, series, times, received, counts, products, homes, bodies];
     pipeline.add(APPEND, columns);
-}
-
-// === expire ===
-
-pub(super) async fn expire(pool: &Pool, before: Timestamp) -> Result<u64, Fault> {
-    let sql = "DELETE FROM event
-        WHERE ctid = ANY(ARRAY(SELECT ctid FROM event WHERE received < $1 LIMIT $2))";
-    let client = pool.get().await?;
-    let statement = client.prepare_cached(sql).await?;
-    let mut expired = 0;
-    loop {
-        let forgotten = client.execute(&statement, &[&before.as_micros(), &EXPIRED_PER_STATEMENT]).await?;
-        expired += forgotten;
-        if forgotten < EXPIRED_PER_STATEMENT.cast_unsigned() {
-            return Ok(expired);
-        }
-    }
 }
