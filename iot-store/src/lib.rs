@@ -16,10 +16,15 @@
 //! |---|---|---|
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
+//! | [`cache`] | remembers records, never stale: a decorator | |
+//! | `faulty` | delays, refuses and loses answers by a seed: a decorator for tests | `faulty` |
 //! | `conformance` | the exam | `conformance` |
 
+pub mod cache;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 mod limits;
 pub mod memory;
 mod rules;

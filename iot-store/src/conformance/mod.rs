@@ -174,6 +174,7 @@ macro_rules! conformance {
             a_conflict_at_the_end_undoes_the_beginning,
             records_inserted_around_the_cursor_are_met_once,
             a_queue_is_read_on_while_it_grows,
+            what_has_returned_is_told,
         ] }
         $crate::conformance_cases! { $backend, bounds, all: [
             times_reach_from_the_first_to_the_last,

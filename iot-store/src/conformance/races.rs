@@ -227,6 +227,26 @@ pub async fn a_queue_is_read_on_while_it_grows(stores: &Stores) {
     assert_eq!(seen, (0..MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
+/// Also while others are at work: what has returned is told by the changes and the revision from then on.
+pub async fn what_has_returned_is_told(stores: &Stores) {
+    const WRITERS: u32 = 8;
+    const COMMITS: u32 = 20;
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let meta = Arc::clone(&stores.meta);
+        writers.spawn(async move {
+            for n in 0..COMMITS {
+                let revision = done(meta.commit(writes([put(format!("{writer}-{n}"), "{}", &[])])).await.unwrap());
+                let before = iot_core::store::Revision(revision.0 - 1);
+                let told = meta.changes(before, 1).await.unwrap();
+                assert_eq!(told.first().map(|change| change.revision), Some(revision));
+                assert!(meta.revision().await.unwrap() >= revision);
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
 fn audit(action: &str) -> iot_core::store::Audit {
     iot_core::store::Audit {
         at: at(1),
