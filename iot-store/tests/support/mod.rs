@@ -58,12 +58,16 @@ pub async fn commit(store: &dyn MetaStore, name: &str) -> Result<Vec<(String, u6
     }
 }
 
+/// Nothing, if there is no such session.
 pub async fn offer(store: &dyn SessionStore, to: u64, name: &str) -> Result<Vec<(String, u64)>, StoreError> {
     let target = Target { session: session(to), qos: QoS::AtLeastOnce, retain: false, identifiers: Vec::new() };
     let publication = Publication { message: message(name), to: vec![target], received: None };
     let offered = store.offer(&[publication]).await?;
-    let [Placed::At(position)] = offered[0].placed[..] else { panic!("{offered:?}") };
-    Ok(vec![(format!("message {name}"), position.0)])
+    match offered[0].placed[..] {
+        [Placed::At(position)] => Ok(vec![(format!("message {name}"), position.0)]),
+        [Placed::Gone] => Ok(Vec::new()),
+        _ => panic!("{offered:?}"),
+    }
 }
 
 /// One write for the whole line, so that a kill does not cut it from its end.
