@@ -7,6 +7,7 @@
 //! run n goes up in steps; with `IOT_LONG` it takes every value.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a sweep says how far it went")]
 
 mod support;
 
