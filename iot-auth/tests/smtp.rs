@@ -47,7 +47,15 @@ async fn server(verdict: &'static str) -> (SocketAddr, JoinHandle<String>) {
 fn smtp(at: SocketAddr) -> Smtp {
     let from = "Cloud <cloud@example.org>".to_owned();
     let (host, port) = (at.ip().to_string(), Some(at.port()));
-    Smtp::new(&SmtpOptions { host, port, security: SmtpSecurity::Plain, credentials: None, from }).unwrap()
+    Smtp::new(&SmtpOptions {
+        host,
+        port,
+        security: SmtpSecurity::Plain,
+        authorities_pem: None,
+        credentials: None,
+        from,
+    })
+    .unwrap()
 }
 
 fn mail() -> Mail {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     command::Offline,
     event::{EventId, StoredEvent},
-    id::{DeviceId, NodeId, TenantId},
+    id::{DeviceId, NodeId, OwnershipEpoch, TenantId},
 };
 
 /// What a logic service fails with; a failed batch is given to it again, later and later.
@@ -64,6 +64,8 @@ pub enum Action {
         tenant: TenantId,
         /// Of which device.
         device: DeviceId,
+        /// In which of its ownership epochs its cause was. In another one nothing is raised, cleared or told.
+        epoch: OwnershipEpoch,
         /// Which alarm of that device.
         name: String,
         /// Raised or cleared.

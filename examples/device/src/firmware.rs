@@ -57,6 +57,8 @@ pub struct Factory {
 pub(crate) enum Heard {
     /// The unit is connected to the cloud.
     Connected,
+    /// The cloud could not answer and is to be asked again.
+    Again,
     /// The cloud said something.
     Said(Bytes),
     /// The cloud has this report.
@@ -162,6 +164,9 @@ impl Firmware {
         match heard {
             Heard::Connected => {
                 updater.health(self.now(), is_factory || !self.fails);
+                self.wish(Wish::Say(Up::Hello(updater.hello()))).await;
+            }
+            Heard::Again => {
                 self.wish(Wish::Say(Up::Hello(updater.hello()))).await;
             }
             Heard::Reported(report) => updater.reported(&report),

@@ -8,17 +8,19 @@
 //! IOT_CLAIM_TOKEN=ct_… cargo run --release -p iot-device -- --ca iot-data/ca.pem --device lamp-1
 //! ```
 //!
-//! With `--local` it has a door for whoever is beside it: a button that leads to a binding code, and a factory reset. With
-//! `--factory` it takes signed updates into two slots. It keeps a twin.
+//! With `--local` it has a door for whoever is beside it: a button that leads to a binding code, and a factory reset. A reset
+//! forgets what the unit was set to and binds nothing to anybody: while it has an owner, what that owner desires of its twin comes
+//! back with the next connection. With `--factory` it takes signed updates into two slots. It keeps a twin.
 //!
 //! Its commands: `set {"on": true}`, `set_temperature {"value": 80}`, `echo`, and `fail`, which is always rejected.
 //!
 //! | module | |
 //! |---|---|
-//! | [`obey`], [`backoff`], [`outbox`], [`appliance`] | engines: no clock, no sockets |
+//! | [`obey`], [`backoff`], [`again`], [`outbox`], [`appliance`] | engines: no clock, no sockets |
 //! | [`link`], [`tls`], [`claim`], [`sequence`], [`firmware`] | bytes, trust, the claim, a count on disk, slots |
 //! | [`options`] | what it is told |
 
+pub mod again;
 pub mod appliance;
 pub mod backoff;
 pub mod claim;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `GET /` | what the unit shows: its id, its firmware, whether it is connected and has an owner |
 //! | `POST /button` | the button: asks the cloud for a binding code and answers with it |
-//! | `POST /reset` | factory reset: forgets what its owner has set; identity and firmware stay |
+//! | `POST /reset` | factory reset: forgets what its owner has set; identity and firmware stay, and so does the owner |
 //!
 //! A `POST` needs `Content-Type: application/json`, and every request a loopback `Host`: a page in a browser on the same
 //! machine must not press the button.

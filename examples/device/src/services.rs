@@ -16,10 +16,11 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    again::{self, Again, Next},
     firmware::{self, Firmware, Heard, Wish},
     local::{self, Button, Press},
     twin,
-    unit::{Shared, Unit},
+    unit::{Shared, Unit, random},
 };
 
 /// Presses that wait; whoever presses meanwhile waits as well.
@@ -40,6 +41,9 @@ pub(crate) struct Services {
     waiting: Option<oneshot::Sender<Button>>,
     /// Final reports whose acknowledgement is awaited.
     reports: HashMap<Token, Report>,
+    /// The final report that the cloud did not take.
+    unreported: Option<Report>,
+    pub(crate) again: Again,
     bound: Option<bool>,
     runs: String,
 }
@@ -107,6 +111,8 @@ impl Services {
             firmware,
             waiting: None,
             reports: HashMap::new(),
+            unreported: None,
+            again: Again::default(),
             bound: None,
             runs: env!("CARGO_PKG_VERSION").to_owned(),
         })
@@ -122,8 +128,10 @@ impl Services {
 
     /// The cloud has a message of this device.
     pub(crate) fn acknowledged(&mut self, token: Token, is_error: bool) {
-        if let Some(report) = self.reports.remove(&token).filter(|_| !is_error) {
-            self.hear(Heard::Reported(report));
+        match self.reports.remove(&token) {
+            Some(report) if is_error => self.unreported = Some(report),
+            Some(report) => self.hear(Heard::Reported(report)),
+            None => {}
         }
     }
 }
@@ -136,9 +144,16 @@ fn announce(shared: &Shared, identity: &Identity, listener: &TcpListener) -> std
 impl Unit {
     /// The unit is connected: says what it is.
     pub(crate) fn introduce(&mut self) {
+        self.report_whole();
+        if let Some(report) = self.services.unreported.take() {
+            self.report_update(report);
+        }
+        self.services.hear(Heard::Connected);
+    }
+
+    fn report_whole(&mut self) {
         let whole = twin::whole(&self.appliance, self.interval, &self.services.runs);
         self.report_twin(&whole);
-        self.services.hear(Heard::Connected);
     }
 
     /// What its own state has come to by a command.
@@ -159,6 +174,11 @@ impl Unit {
 
     /// A service of the cloud said something.
     pub(crate) fn handle_service(&mut self, service: &str, payload: &Bytes) {
+        let known = again::SERVICES.into_iter().find(|known| *known == service);
+        if let Some(known) = known.filter(|_| is_unavailable(payload)) {
+            return self.handle_unavailable(known);
+        }
+        self.services.again.answered(service);
         let unread =
             |error: serde_json::Error| warn!(service, kind = ?error.classify(), "a service said what cannot be read");
         match service {
@@ -166,6 +186,38 @@ impl Unit {
             "twin" => serde_json::from_slice(payload).map_or_else(unread, |said| self.handle_twin(said)),
             "update" => self.services.hear(Heard::Said(payload.clone())),
             other => debug!(service = other, "a service that this device has no use for"),
+        }
+    }
+
+    fn handle_unavailable(&mut self, service: &'static str) {
+        match self.services.again.unavailable(self.now(), service, random()) {
+            Next::At(_) => debug!(device = %self.id, service, "a service cannot answer now; it is asked again"),
+            Next::GiveUp => {
+                warn!(device = %self.id, service, "a service does not answer; it is left alone until the next connection");
+                if let Some(waiting) = self.services.waiting.take_if(|_| service == "binding") {
+                    let _gone = waiting.send(Button::Refused("unavailable".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Asks again what is due. Each question is made anew, of what is so by now.
+    pub(crate) fn ask_again(&mut self) {
+        while let Some(service) = self.services.again.due(self.now()) {
+            match service {
+                "twin" => self.report_whole(),
+                // Whoever pressed may have gone.
+                "binding" if self.services.waiting.as_ref().is_some_and(|waiting| !waiting.is_closed()) => {
+                    self.ask_code();
+                }
+                "update" => {
+                    if let Some(report) = self.services.unreported.take() {
+                        self.report_update(report);
+                    }
+                    self.services.hear(Heard::Again);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -219,7 +271,7 @@ impl Unit {
             Press::Button(answer) => {
                 // Who pressed before and still waits is told that somebody else has.
                 self.services.waiting = Some(answer);
-                self.ask("binding", &json!({"type": "present", "for_s": PRESENT_S}));
+                self.ask_code();
                 None
             }
             Press::Reset(answer) => {
@@ -230,7 +282,12 @@ impl Unit {
         }
     }
 
-    /// Forgets what its owner has set. Identity and firmware stay, and so does what is to be reported.
+    fn ask_code(&mut self) {
+        self.ask("binding", &json!({"type": "present", "for_s": PRESENT_S}));
+    }
+
+    /// Forgets what its owner has set. Identity and firmware stay, and so does what is to be reported. Who stands beside a unit does not
+    /// thereby take it from its owner: while it is bound, what the owner desires of its twin comes back with the next connection.
     fn reset(&mut self) {
         self.ask("binding", &json!({"type": "absent"}));
         self.appliance = crate::appliance::Appliance::new(&self.id);
@@ -243,13 +300,12 @@ impl Unit {
     /// The firmware wants something; why the connection must end, if it must.
     pub(crate) fn handle_wish(&mut self, wish: Wish) -> Option<String> {
         match wish {
+            Wish::Say(Up::Report(report)) => {
+                self.report_update(report);
+                None
+            }
             Wish::Say(up) => {
-                let token = self.publish("up/service/update", up.to_json());
-                if let (Some(token), Up::Report(report)) = (token, up)
-                    && report.state.is_final()
-                {
-                    self.services.reports.insert(token, report);
-                }
+                self.publish("up/service/update", up.to_json());
                 None
             }
             Wish::Restart => {
@@ -267,4 +323,20 @@ impl Unit {
             }
         }
     }
+    fn report_update(&mut self, report: Report) {
+        let token = self.publish("up/service/update", Up::Report(report.clone()).to_json());
+        if let Some(token) = token.filter(|_| report.state.is_final()) {
+            self.services.reports.insert(token, report);
+        }
+    }
+}
+
+fn is_unavailable(payload: &Bytes) -> bool {
+    #[derive(Deserialize)]
+    struct Refused<'a> {
+        r#type: &'a str,
+        code: &'a str,
+    }
+    let said = serde_json::from_slice::<Refused<'_>>(payload);
+    said.is_ok_and(|said| said.r#type == "refused" && said.code == "unavailable")
 }

@@ -256,13 +256,22 @@ impl Unit {
             Err(error) => return Ok(End::Lost(error.to_string())),
         };
         let mut link = Link::open(stream, &mut self.client, self.shared.clock);
+        self.services.again.disconnected();
         loop {
             let mut over = None;
+            let again = self.services.again.next_at().map(|at| self.shared.clock.instant(at));
+            let again = async move {
+                match again {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             let step = tokio::select! {
                 step = link.step(&mut self.client) => step,
                 Some(press) = self.services.presses.recv() => { over = self.handle_press(press); Ok(()) }
                 Some(wish) = self.services.wishes.recv() => { over = self.handle_wish(wish); Ok(()) }
                 () = sleep_until(self.next_sample) => { self.sample().await?; Ok(()) }
+                () = again => { self.ask_again(); Ok(()) }
                 () = shutdown.told() => {
                     self.client.disconnect(ReasonCode::Success);
                     close(link, &mut self.client).await;
@@ -405,7 +414,7 @@ impl Unit {
         None
     }
 
-    fn now(&self) -> Monotonic {
+    pub(crate) fn now(&self) -> Monotonic {
         self.shared.clock.now()
     }
 }
@@ -443,7 +452,7 @@ pub(crate) fn unix_ms() -> i64 {
 }
 
 /// Good enough to spread devices; not for secrets.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

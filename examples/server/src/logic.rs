@@ -69,6 +69,7 @@ impl Thermostat {
             Action::Alarm {
                 tenant: event.tenant.clone(),
                 device: event.device.clone(),
+                epoch: event.epoch,
                 name: "temperature".to_owned(),
                 active: hot,
                 text,
@@ -94,7 +95,7 @@ impl Thermostat {
     async fn has_alarm(&self, event: &Event) -> Result<bool, StoreError> {
         let key = iot_conn::node::Alarm::key_of(&event.tenant, &event.device, "temperature");
         let stored = self.meta.find::<iot_conn::node::Alarm>(&key).await?;
-        Ok(stored.is_some_and(|stored| stored.document.active))
+        Ok(stored.is_some_and(|stored| stored.document.is_raised_in(event.epoch)))
     }
 
     async fn neighbours(&self, event: &Event) -> Result<Vec<DeviceId>, StoreError> {

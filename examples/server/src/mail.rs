@@ -66,7 +66,14 @@ mod smtp {
             (true, None) => None,
             _ => return None,
         };
-        Some(SmtpOptions { host, port: url.port(), security, credentials, from: from.to_owned() })
+        Some(SmtpOptions {
+            host,
+            port: url.port(),
+            security,
+            authorities_pem: None,
+            credentials,
+            from: from.to_owned(),
+        })
     }
 
     /// Percent-encoding (RFC 3986 §2.1) undone.

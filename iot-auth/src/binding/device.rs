@@ -126,9 +126,10 @@ impl Auth {
             _ => None,
         };
         match next {
-            Some(next) => {
+            Some(attempt) => {
                 let entry = self.by_device(&device.document, Some(why.code()));
-                Step::Commit(put(codes, &next).unchanged(device).audited(entry), Answer::Refused(why))
+                let batch = put(codes, &attempt.codes).unchanged(device).audited(entry);
+                Step::Commit(attempt.tells.into_iter().fold(batch, Batch::announced), Answer::Refused(why))
             }
             None if why == PresenceRefusal::NotActivated => {
                 let entry = self.by_device(&device.document, Some(why.code()));

@@ -1,7 +1,7 @@
 //! Binding devices to homes, and releasing them, as `iot_core::binding` rules.
 //!
 //! Each change checks and rewrites the device, its codes and the homes on both sides in one commit, so that of any number who show
-//! one code at once exactly one binds the device. Each refusal is an audit entry, and a wrong code counts against its account and
+//! one code at once exactly one binds the device. The same commit announces it. Each refusal is an audit entry, and a wrong code counts against its account and
 //! address.
 
 mod device;
@@ -16,6 +16,7 @@ use iot_core::{
     home::{HOME_DEVICES_MAX, Home},
     id::{AccountId, DeviceId, HomeId, PCode, TenantId},
     keys::Purpose,
+    push::Notification,
     secret::Secret,
     store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Step, Stored},
 };
@@ -141,6 +142,7 @@ impl Auth {
                 let entry = self.done(by, "bind", &bound.key());
                 let batch = Batch::default().replace(&device, &bound).replace(&codes, &used).audited(entry);
                 let batch = touched(touched(batch, Some(&to)), at.as_ref());
+                let batch = batch.announced(Notification::bound(&bound, self.now()));
                 Step::Commit(batch, Bound::Done(Box::new(bound)))
             }
         })
@@ -160,7 +162,10 @@ impl Auth {
     fn owner_told(&self, by: &Principal, codes: &Stored<Binding>, device: &Stored<Device>) -> Step<Bound> {
         let told = attempted(Some(&codes.document), &device.document, self.now());
         let read = Batch::default().unchanged(device);
-        let batch = told.iter().fold(read, |batch, told| batch.replace(codes, told));
+        let batch = match told {
+            Some(told) => told.tells.into_iter().fold(read.replace(codes, &told.codes), Batch::announced),
+            None => read,
+        };
         self.not_bound(by, &device.document.key(), batch, BindRefusal::AlreadyBound)
     }
 
@@ -209,6 +214,8 @@ impl Auth {
                 }
                 let batch = Batch::default().replace(&read, &changed).audited(self.done(by, action, &key));
                 let batch = touched(touched(batch, at.as_ref()), target.as_ref());
+                let released = to.is_none().then(|| Notification::unbound(&changed, self.now()));
+                let batch = released.into_iter().fold(batch, Batch::announced);
                 Ok(Step::Commit(batch, Owned::Changed(changed)))
             })
             .await?;

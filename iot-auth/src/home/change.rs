@@ -4,6 +4,7 @@ use iot_core::{
     device::Device,
     home::{HOME_DEVICES_MAX, Home, HomeRefusal, Role, Ruling},
     id::{AccountId, HomeId},
+    push::Notification,
     store::{Batch, Document, MetaStoreExt, Step},
     time::Timestamp,
 };
@@ -100,7 +101,9 @@ impl Auth {
                 let devices = self.meta.page::<Device>("home", &place, None, HOME_DEVICES_MAX).await?.items;
                 for device in &devices {
                     let entry = self.done(by, "unbind", &device.document.key());
-                    batch = batch.replace(device, &released(&device.document)).audited(entry);
+                    let released = released(&device.document);
+                    let told = Notification::unbound(&released, self.now());
+                    batch = batch.replace(device, &released).audited(entry).announced(told);
                 }
                 Ok(Step::Commit(batch, Ruling::Changed(empty)))
             })

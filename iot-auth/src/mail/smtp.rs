@@ -6,8 +6,13 @@ use iot_core::{
     secret::Secret,
 };
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor, message::Mailbox,
-    transport::smtp::authentication::Credentials,
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::Mailbox,
+    transport::smtp::{
+        SUBMISSION_PORT, SUBMISSIONS_PORT,
+        authentication::Credentials,
+        client::{Certificate, Tls, TlsParameters},
+    },
 };
 
 use crate::files::SetupError;
@@ -38,7 +43,10 @@ pub struct SmtpOptions {
     pub port: Option<u16>,
     /// How the connection is protected.
     pub security: SmtpSecurity,
-    /// User and password.
+    /// Authorities (PEM) whose certificates are believed besides those that the operating system trusts, such as that of a relay
+    /// of one's own.
+    pub authorities_pem: Option<String>,
+    /// User and password. They are sent over TLS only, but for [`SmtpSecurity::Plain`].
     pub credentials: Option<(String, Secret)>,
     /// The sender, `name <local@domain>`.
     pub from: String,
@@ -52,14 +60,15 @@ pub struct Smtp {
 }
 
 impl Smtp {
-    /// Over the certificates that the operating system trusts. Connects when the first message is sent.
+    /// Connects when the first message is sent.
     pub fn new(options: &SmtpOptions) -> Result<Self, SetupError> {
         type Transport = AsyncSmtpTransport<Tokio1Executor>;
         let from = options.from.parse().map_err(SetupError::crypto)?;
+        let builder = Transport::builder_dangerous(&options.host);
         let builder = match options.security {
-            SmtpSecurity::Tls => Transport::relay(&options.host).map_err(SetupError::crypto)?,
-            SmtpSecurity::StartTls => Transport::starttls_relay(&options.host).map_err(SetupError::crypto)?,
-            SmtpSecurity::Plain => Transport::builder_dangerous(&options.host),
+            SmtpSecurity::Tls => builder.port(SUBMISSIONS_PORT).tls(Tls::Wrapper(parameters(options)?)),
+            SmtpSecurity::StartTls => builder.port(SUBMISSION_PORT).tls(Tls::Required(parameters(options)?)),
+            SmtpSecurity::Plain => builder,
         };
         let builder = options.port.into_iter().fold(builder, |builder, port| builder.port(port));
         let credentials = options.credentials.as_ref();
@@ -84,6 +93,16 @@ impl Mailer for Smtp {
             Err(error) => Err(MailError::Unavailable { backend: BACKEND, source: cause(error) }),
         }
     }
+}
+
+fn parameters(options: &SmtpOptions) -> Result<TlsParameters, SetupError> {
+    let authorities = options.authorities_pem.as_ref().map(|pem| Certificate::from_pem(pem.as_bytes()));
+    let builder = TlsParameters::builder(options.host.clone());
+    let builder = match authorities.transpose().map_err(SetupError::crypto)? {
+        Some(certificates) => builder.add_root_certificate(certificates),
+        None => builder,
+    };
+    builder.build_rustls().map_err(SetupError::crypto)
 }
 
 /// What may be logged: servers repeat the address in the text of their refusals.

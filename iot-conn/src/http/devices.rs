@@ -129,6 +129,7 @@ pub(super) struct AlarmFilter {
 #[derive(Serialize)]
 pub(super) struct AlarmView {
     device: String,
+    epoch: u64,
     name: String,
     active: bool,
     since: Timestamp,
@@ -149,6 +150,7 @@ pub(super) async fn alarms(
         let alarm = stored.document;
         AlarmView {
             device: alarm.device.to_string(),
+            epoch: alarm.epoch.0,
             name: alarm.name,
             active: alarm.active,
             since: alarm.since,

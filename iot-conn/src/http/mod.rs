@@ -39,7 +39,7 @@ fn device_routes(routes: Routes<Node>) -> Routes<Node> {
     .query("product", "only of this product")
     .query("home", "only in this home")
     .response(200, json!({"items": [&one], "next": null}));
-    let alarm = json!({"device": "demo-1", "name": "temperature", "active": true, "since": "2026-11-23T00:00:00Z", "text": "31.5 is above 30", "cause": "n1-42"});
+    let alarm = json!({"device": "demo-1", "epoch": 0, "name": "temperature", "active": true, "since": "2026-11-23T00:00:00Z", "text": "31.5 is above 30", "cause": "n1-42"});
     routes
         .get("/v1/devices", Guard::TenantOrAccount(Permission::ReadDevice), list, devices::list)
         .get(

@@ -176,8 +176,7 @@ impl LiveHub {
     }
 
     pub(crate) fn alarm(&self, alarm: &Alarm) {
-        let (tenant, device) = (alarm.tenant.clone(), alarm.device.clone());
-        self.tell(LiveChange { tenant, device, epoch: None, kind: LiveKind::Alarm, data: alarm_body(alarm) });
+        self.tell(alarm_change(alarm));
     }
 
     pub(crate) fn receipt(&self, receipt: &Receipt) {
@@ -509,9 +508,7 @@ impl LiveStream {
         }
         let page = meta.page::<Alarm>("active", self.principal.tenant.as_str(), None, SNAPSHOT_MAX).await?;
         for alarm in page.items.into_iter().map(|stored| stored.document) {
-            let (tenant, device) = (alarm.tenant.clone(), alarm.device.clone());
-            let data = alarm_body(&alarm);
-            self.take(&LiveChange { tenant, device, epoch: None, kind: LiveKind::Alarm, data }).await?;
+            self.take(&alarm_change(&alarm)).await?;
         }
         Ok(())
     }
@@ -521,10 +518,12 @@ fn presence_body(device: &DeviceId, presence: &Presence) -> serde_json::Value {
     json!({"device": device, "online": presence.online, "since": presence.since, "cause": presence.cause})
 }
 
-fn alarm_body(alarm: &Alarm) -> serde_json::Value {
-    json!({
+fn alarm_change(alarm: &Alarm) -> LiveChange {
+    let data = json!({
         "device": alarm.device, "name": alarm.name, "active": alarm.active, "since": alarm.since, "text": alarm.text,
-    })
+    });
+    let (tenant, device) = (alarm.tenant.clone(), alarm.device.clone());
+    LiveChange { tenant, device, epoch: Some(alarm.epoch), kind: LiveKind::Alarm, data }
 }
 
 fn report_body(stored: &StoredEvent) -> serde_json::Value {

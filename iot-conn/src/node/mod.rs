@@ -99,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) tail: Arc<Tail>,
     pub(crate) live: LiveHub,
     pub(crate) notifier: Option<notify::Notifier>,
+    /// Something was announced in the store, perhaps.
+    pub(crate) announced: tokio::sync::Notify,
     draining: signal::Sender<bool>,
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
@@ -254,6 +256,7 @@ impl Node {
                 None => std::future::pending().await,
             }
         });
+        background.spawn("announcements", notify::relay_announcements(inner.clone()));
         background.spawn("sweep", sweep::run(inner.clone()));
         background.spawn("deadlines", inner.commander.clone().run_timer());
         let mut readers = Workers::default();
@@ -410,8 +413,10 @@ impl<A> Builder<A> {
         self
     }
 
-    /// Who is told when alarms change and devices come and go. An alarm's change counts as carried out once `push` has
-    /// taken it; presence is told as well as can be: what finds the queue full or the node ending is lost.
+    /// Who is told when alarms change, when devices come and go, and of what is announced in the store. An alarm's change counts
+    /// as carried out once `push` has taken it; an [announcement](iot_core::push::Announcement) is as durable as the change that
+    /// it was written with, and is dropped by a node that tells nobody; presence is told as well as can be: what finds the queue
+    /// full or the node ending is lost.
     #[must_use]
     pub fn notify(mut self, push: Arc<dyn Push>) -> Self {
         self.push = Some(push);
@@ -491,6 +496,7 @@ impl Builder<Authenticated> {
             tail: Arc::new(Tail::new()),
             live: self.live,
             notifier: self.push.map(notify::Notifier::new),
+            announced: tokio::sync::Notify::new(),
             draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
             epochs: AtomicU64::new(1),

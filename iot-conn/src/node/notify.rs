@@ -1,15 +1,15 @@
-//! Tells a [`Push`] of alarms and of devices that come and go.
+//! Tells a [`Push`] of alarms, of devices that come and go, and of what is announced in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use iot_core::{
     device::Device,
     id::TenantId,
-    push::{FieldMismatch, FieldValue, Kind, Notification, NotificationId, Push, PushError},
+    push::{FieldMismatch, FieldValue, Kind, Notification, NotificationId, Push, PushError, relay},
 };
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Presence, effects::Alarm, endpoint::DeviceContext};
+use super::{Inner, Presence, effects::Alarm, endpoint::DeviceContext};
 
 /// The most notifications of presence that wait. A further one is dropped and counted: presence is told again by the next
 /// change.
@@ -50,7 +50,29 @@ impl Notifier {
         let mut waiting = self.waiting.lock().await;
         while let Some(notification) = waiting.recv().await {
             while let Err(error) = self.push.push(&notification).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a notification cannot be pushed yet");
+                tracing::warn!(error = &error as &dyn Error, "a notification cannot be pushed yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Carries what is announced in the store over to the backend, or away where there is none, for as long as the node runs: at its
+/// start, whenever an announcement is written, and again after a failure.
+pub(crate) async fn relay_announcements(node: Arc<Inner>) {
+    let push = node.notifier.as_ref().map(|notifier| &*notifier.push);
+    loop {
+        let whole = match relay(&*node.stores.meta, push).await {
+            Ok(relayed) => {
+                metrics::counter!("iot_announcements_relayed_total").increment(relayed.done as u64);
+                relayed.why.map_or(Ok(()), |error| Err(Box::new(error) as Box<dyn Error + Send + Sync>))
+            }
+            Err(error) => Err(error.into()),
+        };
+        match whole {
+            Ok(()) => node.announced.notified().await,
+            Err(error) => {
+                tracing::warn!(error = &*error as &dyn Error, "announcements cannot be pushed yet");
                 tokio::time::sleep(RETRY).await;
             }
         }

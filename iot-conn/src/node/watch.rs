@@ -14,7 +14,8 @@ use iot_core::{
     bus::{Bus, CHANGES},
     id::TenantId,
     problem::Cursor,
-    store::{Audit, Batch, Change, Committed, Index, Key, MetaStore, Page, Record, Revision, StoreError},
+    push::Announcement,
+    store::{Audit, Batch, Change, Committed, Document, Index, Key, MetaStore, Page, Record, Revision, StoreError},
     time::Monotonic,
 };
 
@@ -110,6 +111,7 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                     seen = revision;
                     node.directory.invalidate_all();
                     node.live.ring_all(revision);
+                    node.announced.notify_one();
                     for endpoint in node.registry.all() {
                         if let Some(link) = endpoint.link() {
                             reconsider(&node, &endpoint, &link).await;
@@ -136,6 +138,10 @@ async fn wait(inbox: &mut Option<Box<dyn iot_core::bus::Inbox>>) {
 async fn apply(node: &Inner, change: &Change) {
     for key in &change.keys {
         node.directory.invalidate(key);
+    }
+    // The relay's own removals wake it once more: then it finds nothing.
+    if change.keys.iter().any(|key| key.kind == Announcement::KIND) {
+        node.announced.notify_one();
     }
     node.live.ring(change.revision, &change.keys);
     for key in &change.keys {

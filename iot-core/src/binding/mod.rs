@@ -14,6 +14,7 @@ use crate::{
     device::{Device, Stage},
     home::Home,
     id::{AccountId, DeviceId, OwnershipEpoch, PCode, TenantId},
+    push::Notification,
     store::{Document, IndexKey, Key},
     time::Timestamp,
 };
@@ -29,6 +30,10 @@ pub const CODE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How many attempts to bind a device that has an owner are remembered for that owner.
 pub const ATTEMPTS_KEPT: usize = 8;
+
+/// How often the owner of a device is told that somebody has tried to bind it. Each attempt is remembered; who presses its button
+/// all day sends one message in this time.
+pub const ATTEMPT_TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// What became of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +77,9 @@ pub struct Binding {
     /// When somebody tried to bind the device although it has its owner. Newest last; at most [`ATTEMPTS_KEPT`].
     #[serde(default)]
     pub attempts: Vec<Timestamp>,
+    /// When the owner was last told of one.
+    #[serde(default)]
+    pub told: Option<Timestamp>,
 }
 
 impl Binding {
@@ -164,25 +172,37 @@ pub fn present(
     codes.push(IssuedCode { code, issued: now, expires: now.plus(valid.min(BINDING_TTL)), fate: Fate::Alive });
     codes.drain(..codes.len().saturating_sub(CODES_KEPT));
     let (tenant, device, epoch) = (device.tenant.clone(), device.id.clone(), device.epoch);
-    Presence::Issued(Binding { tenant, device, epoch, codes, attempts: vec![] })
+    Presence::Issued(Binding { tenant, device, epoch, codes, attempts: vec![], told: None })
 }
 
-/// Somebody has tried to bind a device that has an owner, who is to know: its codes are to become these; `None` within
-/// [`CODE_INTERVAL`] of the attempt before.
-pub fn attempted(former: Option<&Binding>, device: &Device, now: Timestamp) -> Option<Binding> {
+/// An attempt to bind a device that has an owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    /// What the device's codes are to become: the attempt is remembered there.
+    pub codes: Binding,
+    /// What its owner is to be told, unless they were told of another one within [`ATTEMPT_TOLD_EVERY`].
+    pub tells: Option<Notification>,
+}
+
+/// Somebody has tried to bind a device that has an owner, who is to know. `None` within [`CODE_INTERVAL`] of the attempt before.
+pub fn attempted(former: Option<&Binding>, device: &Device, now: Timestamp) -> Option<Attempt> {
     let mut binding = former.cloned().unwrap_or_else(|| Binding {
         tenant: device.tenant.clone(),
         device: device.id.clone(),
         epoch: device.epoch,
         codes: vec![],
         attempts: vec![],
+        told: None,
     });
     if binding.attempts.last().is_some_and(|last| *last <= now && now < last.plus(CODE_INTERVAL)) {
         return None;
     }
     binding.attempts.push(now);
     binding.attempts.drain(..binding.attempts.len().saturating_sub(ATTEMPTS_KEPT));
-    Some(binding)
+    let told = binding.told.is_some_and(|told| told <= now && now < told.plus(ATTEMPT_TOLD_EVERY));
+    let tells = (!told).then(|| Notification::binding_attempted(device, now));
+    binding.told = if told { binding.told } else { Some(now) };
+    Some(Attempt { codes: binding, tells })
 }
 
 /// Nobody is beside the device any more: its codes are to become these; `None` if none is alive.

@@ -155,13 +155,32 @@ fn bd_8_owner_must_release() {
 #[test]
 fn bd_8_attempts_are_kept_for_the_owner_within_a_bound() {
     let device = lamp("a");
-    let first = attempted(None, &device, at(10)).unwrap();
+    let attempt = |former: Option<&Binding>, now| attempted(former, &device, at(now)).map(|attempt| attempt.codes);
+    let first = attempt(None, 10).unwrap();
     assert_eq!((first.attempts.as_slice(), first.codes.len()), ([at(10)].as_slice(), 0));
-    assert_eq!(attempted(Some(&first), &device, at(11)), None, "a stuck button");
-    let many = (1..20).fold(first, |former, n| attempted(Some(&former), &device, at(10 + 2 * n)).unwrap());
+    assert_eq!(attempt(Some(&first), 11), None, "a stuck button");
+    let many = (1..20).fold(first, |former, n| attempt(Some(&former), 10 + 2 * n).unwrap());
     assert_eq!((many.attempts.len(), many.attempts.last()), (ATTEMPTS_KEPT, Some(&at(48))));
     let issued = issued(Some(&many), &device, "1", at(60));
     assert_eq!(issued.attempts, [], "they are of the former owner's time");
+}
+
+#[test]
+fn bd_8_the_owner_is_told_of_the_first_attempt_and_of_one_in_ten_minutes_after_it() {
+    let device = Device { home: Some(home_of("ada").id), ..lamp("a") };
+    let mut codes = None;
+    let mut told = vec![];
+    for now in (0..1_801).step_by(3) {
+        let attempt = attempted(codes.as_ref(), &device, at(now)).unwrap();
+        told.extend(attempt.tells);
+        codes = Some(attempt.codes);
+    }
+    assert_eq!(told.iter().map(|tells| tells.at).collect::<Vec<_>>(), [at(0), at(600), at(1_200), at(1_800)]);
+    assert!(
+        told.iter().all(|tells| tells.home == device.home && tells.device == Some((device.id.clone(), device.epoch)))
+    );
+    let ids: std::collections::HashSet<_> = told.iter().map(|tells| &tells.id).collect();
+    assert_eq!(ids.len(), told.len(), "each is another one");
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub enum Kind {
     /// A device lost its owner. The epoch is the one that began with it, so that the tenant hears of it and the former
     /// owner's home does not.
     DeviceUnbound,
+    /// Somebody has tried to bind a device that has its owner, who is told at most once in
+    /// [`ATTEMPT_TOLD_EVERY`](crate::binding::ATTEMPT_TOLD_EVERY).
+    BindingAttempted,
     /// A device runs a new release and is well.
     UpdateConfirmed,
     /// A device could not be updated.
@@ -79,13 +82,14 @@ const ALARM: &[Field] = &[text("name"), text("text"), SINCE];
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AlarmRaised,
         Self::AlarmCleared,
         Self::DeviceOnline,
         Self::DeviceOffline,
         Self::DeviceBound,
         Self::DeviceUnbound,
+        Self::BindingAttempted,
         Self::UpdateConfirmed,
         Self::UpdateFailed,
         Self::Test,
@@ -100,6 +104,7 @@ impl Kind {
             Self::DeviceOffline => "device.offline",
             Self::DeviceBound => "device.bound",
             Self::DeviceUnbound => "device.unbound",
+            Self::BindingAttempted => "binding.attempted",
             Self::UpdateConfirmed => "update.confirmed",
             Self::UpdateFailed => "update.failed",
             Self::Test => "test",
@@ -114,7 +119,7 @@ impl Kind {
             Self::DeviceOffline => &[SINCE, const { text("cause") }],
             Self::UpdateConfirmed => &[const { text("version") }],
             Self::UpdateFailed => &[const { text("version") }, const { text("reason") }],
-            Self::DeviceBound | Self::DeviceUnbound | Self::Test => &[],
+            Self::DeviceBound | Self::DeviceUnbound | Self::BindingAttempted | Self::Test => &[],
         }
     }
 
@@ -132,6 +137,7 @@ impl Kind {
             Self::DeviceOffline => "{device} is offline: {cause}",
             Self::DeviceBound => "{device} was bound",
             Self::DeviceUnbound => "{device} was unbound",
+            Self::BindingAttempted => "somebody tried to bind {device}, which has its owner",
             Self::UpdateConfirmed => "{device} runs {version}",
             Self::UpdateFailed => "{device} could not be updated to {version}: {reason}",
             Self::Test => "This is a test",
@@ -159,6 +165,15 @@ impl TryFrom<String> for Kind {
 }
 
 impl FieldValue {
+    /// Reads a value of this type; `None` if it is of another.
+    pub(super) fn read(of: FieldType, value: &serde_json::Value) -> Option<Self> {
+        match of {
+            FieldType::Text => value.as_str().map(Self::from),
+            FieldType::Number => value.as_f64().map(Self::Number),
+            FieldType::Time => Timestamp::deserialize(value).ok().map(Self::Time),
+        }
+    }
+
     /// Its type.
     pub fn of(&self) -> FieldType {
         match self {

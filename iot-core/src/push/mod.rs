@@ -19,6 +19,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod announcement;
+mod caused;
 mod kind;
 mod template;
 
@@ -34,6 +36,7 @@ use crate::{
     time::Timestamp,
 };
 
+pub use announcement::{Announcement, RELAY_PAGE, Relayed, relay};
 pub use kind::{Field, FieldType, FieldValue, Kind, UnknownKind};
 pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError};
 
@@ -91,7 +94,8 @@ impl fmt::Display for NotificationId {
 
 /// Something that happened and that somebody may want to hear of. Its fields are those of its [`Kind`]: that is checked
 /// when it is made.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 #[non_exhaustive]
 pub struct Notification {
     /// Stable over repeats.
@@ -154,6 +158,31 @@ impl Notification {
     pub fn in_home(mut self, home: HomeId) -> Self {
         self.home = Some(home);
         self
+    }
+}
+
+/// A notification as it was written: what its kind does not list is refused.
+#[derive(Deserialize)]
+struct Written {
+    id: NotificationId,
+    tenant: TenantId,
+    home: Option<HomeId>,
+    device: Option<(DeviceId, OwnershipEpoch)>,
+    kind: Kind,
+    at: Timestamp,
+    fields: BTreeMap<String, serde_json::Value>,
+}
+
+impl TryFrom<Written> for Notification {
+    type Error = FieldMismatch;
+    fn try_from(written: Written) -> Result<Self, FieldMismatch> {
+        let Written { id, tenant, home, device, kind, at, fields } = written;
+        let mut read = Vec::new();
+        for (name, value) in &fields {
+            let value = kind.field(name).and_then(|field| FieldValue::read(field.of, value));
+            read.push((name.as_str(), value.ok_or_else(|| FieldMismatch { kind, field: name.clone() })?));
+        }
+        Ok(Self { home, device, ..Self::new(id, tenant, kind, at, read)? })
     }
 }
 

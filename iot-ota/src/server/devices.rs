@@ -134,7 +134,7 @@ impl Ota {
             }
             (abstention, Some(part)) if abstention.is_abstention() && part.document.phase == Phase::Pending => {
                 let skipped = part.document.moved(Phase::Skipped, Some(abstention.code()), self.now());
-                Ok(Step::Commit(self.change_part(part, &skipped).await?, None))
+                Ok(Step::Commit(self.change_part(part, &skipped, Some(device)).await?, None))
             }
             _ => Ok(Step::Answer(None)),
         }
@@ -155,7 +155,7 @@ impl Ota {
             match part.document.report(phase, progress, reason, self.now()) {
                 Reported::Known => Ok(Step::Answer(true)),
                 Reported::OutOfTurn => Ok(Step::Answer(false)),
-                Reported::Changed(next) => Ok(Step::Commit(self.change_part(&part, &next).await?, true)),
+                Reported::Changed(next) => Ok(Step::Commit(self.change_part(&part, &next, Some(device)).await?, true)),
             }
         });
         if !heard.await? {

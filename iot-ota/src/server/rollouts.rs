@@ -2,7 +2,9 @@
 
 use iot_core::{
     access::Principal,
+    device::Device,
     id::{ReleaseId, RolloutId, TenantId},
+    push::Notification,
     store::{Audit, Batch, Contended, Document, Index, MetaStoreExt, Step, Stored},
 };
 
@@ -10,7 +12,7 @@ use super::{
     Ota, OtaError,
     records::{ReleaseRecord, ReleaseState},
 };
-use crate::rollout::{Assignment, Moved, Order, Ordered, Phase, Plan, PlanError, Rollout, State};
+use crate::rollout::{Assignment, Moved, Order, Ordered, Phase, Plan, PlanError, Rollout, State, Vote};
 
 /// The most rollouts of a product, those that are over included.
 pub const ROLLOUTS_MAX: u64 = 1_000;
@@ -155,9 +157,14 @@ impl Ota {
         told
     }
 
-    /// The batch by which a device's part changes, with the vote that goes with it: both or neither, so that the counts are
-    /// those of the parts.
-    pub(super) async fn change_part(&self, read: &Stored<Assignment>, next: &Assignment) -> Result<Batch, OtaError> {
+    /// The batch by which a device's part changes, with the vote that goes with it and what is told of it: all or nothing, so
+    /// that the counts are those of the parts. `device`: as it was when this became of it.
+    pub(super) async fn change_part(
+        &self,
+        read: &Stored<Assignment>,
+        next: &Assignment,
+        device: Option<&Device>,
+    ) -> Result<Batch, OtaError> {
         let batch = Batch::default().replace(read, next);
         if !Rollout::counts(read.document.phase, next.phase) {
             return Ok(batch);
@@ -172,6 +179,27 @@ impl Ota {
         if !told.is_empty() {
             self.wake.notify_one();
         }
-        Ok(told.into_iter().fold(batch.replace(&stored, &rollout), Batch::audited))
+        let batch = told.into_iter().fold(batch.replace(&stored, &rollout), Batch::audited);
+        let told = match device {
+            Some(device) => self.told_of(next, device).await?,
+            None => None,
+        };
+        Ok(told.into_iter().fold(batch, Batch::announced))
+    }
+
+    /// What is told of a device that has come to an end in a rollout; nothing of one that takes no part.
+    async fn told_of(&self, part: &Assignment, device: &Device) -> Result<Option<Notification>, OtaError> {
+        let vote = part.phase.vote();
+        if matches!(vote, Vote::None | Vote::Abstained) {
+            return Ok(None);
+        }
+        let release: Option<Stored<ReleaseRecord>> =
+            self.meta.find(&ReleaseRecord::key_of(&part.tenant, &part.release)).await?;
+        let version = release.map_or_else(|| part.release.to_string(), |release| release.document.version.to_string());
+        let reason = part.reason.as_deref().unwrap_or_else(|| part.phase.code());
+        Ok(Some(match vote {
+            Vote::Success => Notification::update_confirmed(device, &part.rollout, &version, self.now()),
+            _ => Notification::update_failed(device, &part.rollout, &version, reason, self.now()),
+        }))
     }
 }

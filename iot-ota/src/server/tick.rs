@@ -289,7 +289,10 @@ impl Ota {
             }
             let failed = part.document.moved(Phase::Failed, Some(NO_PROGRESS), self.now());
             debug_assert_eq!(failed.phase.vote(), Vote::Failure);
-            Ok(Step::Commit(self.change_part(&part, &failed).await?, ()))
+            let device: Option<Stored<Device>> =
+                self.meta.find(&Device::key_of(&failed.tenant, &failed.device)).await?;
+            let device = device.as_ref().map(|device| &device.document);
+            Ok(Step::Commit(self.change_part(&part, &failed, device).await?, ()))
         })
         .await
     }
