@@ -2,7 +2,7 @@
 //!
 //! A child writes to all three stores with one call after the other, and says what was acknowledged and what was refused.
 //! `support/faults.c`, loaded before its C library, lets its n-th call fail, or all from the n-th on, or kills it in the
-//! middle of a write; n goes up until a child comes to its end without having met it. Each time the child is killed, the
+//! middle of a write, or before it, or takes back what was not synced and kills it; n goes up until a child comes to its end without having met it. Each time the child is killed, the
 //! folder is opened again without faults, and everything that was acknowledged must be there, batches whole. In the short
 //! run n goes up in steps; with `IOT_LONG` it takes every value.
 #![cfg(target_os = "linux")]
@@ -30,6 +30,8 @@ const LIFE: &str = "IOT_FAULTS_LIFE";
 const ROUNDS: u32 = 6;
 /// Between two values of n in the short run. Prime to the calls of a commit, so that all kinds are met.
 const STEP: usize = 17;
+/// A call at which much was acknowledged, before the child has come to its end.
+const LATE_CALL: usize = 300;
 /// Of the small disk, in bytes.
 const DISK_BYTES: u64 = 4 << 20;
 
@@ -54,6 +56,29 @@ fn a_write_of_which_half_arrives_loses_nothing_acknowledged() {
 #[test]
 fn a_process_that_ends_at_any_call_loses_nothing_acknowledged() {
     sweep("lost", 3);
+}
+
+/// The fault layer keeps what was written and not synced, and takes it back: what a disk does that has a cache.
+#[test]
+fn a_power_cut_that_takes_unsynced_writes_loses_nothing_acknowledged() {
+    sweep("power", 4);
+}
+
+/// Every second of them has arrived, in no order.
+#[test]
+fn a_power_cut_that_takes_some_unsynced_writes_loses_nothing_acknowledged() {
+    sweep("reorder", 5);
+}
+
+/// The test of the test: with a disk that only says that it has synced, what was acknowledged is lost, and that is noticed.
+#[test]
+fn a_disk_that_lies_about_syncing_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let end = child_with_fault(folder.path(), "liar", LATE_CALL, "first");
+    assert!(end.met && end.killed && !end.acknowledged.is_empty());
+    let lost = lost(&end.acknowledged, &run(found(folder.path(), 1))).len();
+    println!("count: a disk that does not sync: {lost} of {} acknowledged lost", end.acknowledged.len());
+    assert!(lost > 0);
 }
 
 /// A real one: a file system in memory, as small as this needs it. Where none may be mounted the test is skipped and says so;
@@ -144,7 +169,7 @@ fn sweep(kind: &str, offset: usize) {
             );
             return;
         }
-        if matches!(kind, "torn" | "lost") {
+        if matches!(kind, "torn" | "lost" | "power" | "reorder") {
             assert!(end.killed, "{kind} at {n}: the child was not killed");
         } else {
             assert!(end.ended || end.unopened, "{kind} at {n}: the child has crashed");
