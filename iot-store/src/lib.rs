@@ -18,14 +18,19 @@
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
 //! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
+//! | [`cache`] | remembers records, never stale: a decorator | |
+//! | `faulty` | delays, refuses and loses answers by a seed: a decorator for tests | `faulty` |
 //! | `conformance` | the exam | `conformance` |
 
 #[cfg(feature = "blobs")]
 pub mod blobs;
+pub mod cache;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 mod limits;
 pub mod memory;
 #[cfg(feature = "postgres")]
