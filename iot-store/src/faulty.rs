@@ -131,7 +131,7 @@ impl Faults {
 }
 
 /// Those that change what is stored.
-const WRITES: [Operation; 11] = [
+const WRITES: [Operation; 12] = [
     Operation::Commit,
     Operation::Append,
     Operation::Expire,
