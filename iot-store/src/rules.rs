@@ -72,6 +72,21 @@ pub(crate) fn literal_prefix(filter: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
+/// How many epochs of sessions a restored store skips at least: more than were handed out since any copy that is worth
+/// restoring, 10,000 a second for three years.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const EPOCHS_SKIPPED: i64 = 1 << 40;
+/// Epochs per millisecond since 1970. A store that is restored later, from the same copy too, begins above all that an earlier
+/// one can have handed out.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+const EPOCHS_PER_MS: i64 = 1 << 20;
+
+/// Where the epochs of sessions begin in a store that was restored at this time, and whose counter is this.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn epochs_after_restore(counter: i64, at: Timestamp) -> i64 {
+    counter.saturating_add(EPOCHS_SKIPPED).max(at.as_millis().saturating_mul(EPOCHS_PER_MS))
+}
+
 /// FNV-1a, 64 bits: it detects an edited file, not an attack.
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) fn checksum(text: &str) -> String {

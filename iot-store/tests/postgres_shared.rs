@@ -112,6 +112,24 @@ async fn openings_from_two_stores_are_in_one_order() {
     assert_eq!(stores[1].subscribe(&session("s"), last, &[]).await.unwrap(), Fenced::Done);
 }
 
+/// A database that comes from the past: who took a session since the copy was made is fenced.
+#[tokio::test]
+async fn epochs_are_raised_above_all_that_were_handed_out() {
+    let settings = cluster::fresh();
+    let store = open(&settings).await;
+    let former = [store.open(opening("s")).await.unwrap().epoch, store.open(opening("t")).await.unwrap().epoch];
+    let highest = store.raise_session_epochs(Timestamp::from_micros(0)).await.unwrap();
+    assert!(highest.0 > former[1].0 + (1 << 40));
+    for (name, epoch) in ["s", "t"].into_iter().zip(former) {
+        assert_eq!(store.subscribe(&session(name), epoch, &[]).await.unwrap(), Fenced::Superseded);
+    }
+    let raised: Vec<_> = store.sessions(None, 9).await.unwrap().into_iter().map(|stored| stored.epoch).collect();
+    assert!(raised[0] != raised[1] && raised.iter().all(|epoch| *epoch <= highest));
+    assert!(store.open(opening("s")).await.unwrap().epoch > highest);
+    let again = store.raise_session_epochs(Timestamp::from_millis(1 << 41)).await.unwrap();
+    assert!(again.0 > 1 << 61);
+}
+
 /// A message for sessions of two nodes goes when both have it, in whatever order they say so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_shared_by_two_stores_leave_nothing_behind() {

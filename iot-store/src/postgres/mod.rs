@@ -52,7 +52,7 @@
 //!   came as: `jsonb` would change the order of members and the form of numbers, and refuses `\u0000`. Where a body is not
 //!   JSON or has that escape, the view has NULL. U+0000 itself is kept as U+0001 U+0001, and U+0001 as U+0001 U+0002.
 //! - **Vacuum**: rows of `queue`, `message` and `counter` change often; the default autovacuum is right, `off` is not.
-//! - **Restoring**: processes remember the numbers of series; start them anew after the database was restored.
+//! - **Restoring**: stop all processes, restore, and call [`Postgres::raise_session_epochs`] before they start again.
 //! - **Limits**: a key with its kind, index and value has at most some 2,700 bytes, and so has a topic with its tenant.
 //!
 //! [`StoreError::Unavailable`]: iot_core::store::StoreError::Unavailable
@@ -63,6 +63,7 @@ mod meta;
 mod migrate;
 mod pipeline;
 mod pool;
+mod restored;
 mod session;
 mod telemetry;
 mod text;

@@ -9,13 +9,7 @@ use iot_core::{
 use rusqlite::{Connection, params};
 
 use super::{Sqlite, fault::Fault, ordered, writer::Outcome};
-
-/// How many epochs a restored folder skips at least: more than were handed out since any copy that is worth restoring, 10,000 a
-/// second for three years.
-const EPOCHS_SKIPPED: i64 = 1 << 40;
-/// Epochs per millisecond since 1970. A folder that is restored later, from the same copy too, begins above all that an earlier
-/// one can have handed out.
-const EPOCHS_PER_MS: i64 = 1 << 20;
+use crate::rules::epochs_after_restore;
 
 impl Sqlite {
     /// Gives every stored session a new epoch, above all that were handed out before or after the copy was made: what still
@@ -36,7 +30,7 @@ impl Sqlite {
 fn raise(connection: &Connection, at: Timestamp) -> Result<i64, Fault> {
     let sql = "SELECT value FROM counter WHERE name = 'session_epoch'";
     let counter: i64 = connection.query_row(sql, [], |row| row.get(0))?;
-    let base = counter.saturating_add(EPOCHS_SKIPPED).max(at.as_millis().saturating_mul(EPOCHS_PER_MS));
+    let base = epochs_after_restore(counter, at);
     let sessions: i64 = connection.query_row("SELECT count(*) FROM session", [], |row| row.get(0))?;
     let Some(highest) = base.checked_add(sessions) else {
         return Err(Fault::damaged(format!("session epochs end at {counter}")));
