@@ -45,7 +45,7 @@ pub(super) fn read(input: &mut Input<'_>, rows: usize) -> Result<Vec<f64>, Chunk
     }
     match input.byte()? {
         COMPRESSED => ints::decompress(input, rows),
-        BITS => Ok(ints::read(input, rows)?.into_iter().map(|bits| f64::from_bits(bits.cast_unsigned())).collect()),
+        BITS => ints::read_as(input, rows, |bits| f64::from_bits(bits.cast_unsigned())),
         DECIMAL => read_decimals(input, rows),
         _ => Err(ChunkError::Damaged("a column of an unknown kind")),
     }
@@ -121,7 +121,7 @@ fn read_decimals(input: &mut Input<'_>, rows: usize) -> Result<Vec<f64>, ChunkEr
         Ok((row, f64::from_le_bytes(bits)))
     });
     let odd: Vec<(usize, f64)> = odd.collect::<Result<_, ChunkError>>()?;
-    let mut floats: Vec<f64> = ints::read(input, rows)?.into_iter().map(|digits| digits as f64 / power).collect();
+    let mut floats = ints::read_as(input, rows, |digits| digits as f64 / power)?;
     for (row, float) in odd {
         floats[row] = float;
     }

@@ -23,6 +23,23 @@ impl Default for Budget {
     }
 }
 
+/// Of each row, which shape its report has.
+#[derive(Debug)]
+pub(super) enum Shapes {
+    /// The only one there is.
+    One,
+    Each(Vec<usize>),
+}
+
+impl Shapes {
+    pub(super) fn of(&self, row: usize) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Each(shapes) => shapes[row],
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Page<'a> {
     pub(super) layout: &'a Layout,
@@ -77,20 +94,28 @@ impl<'a> Page<'a> {
         indices.into_iter().map(index).collect::<Option<_>>().ok_or(ChunkError::Damaged("an index"))
     }
 
-    pub(super) fn shapes(&self, budget: &mut Budget) -> Result<Vec<usize>, ChunkError> {
-        let shapes = self.indices(SHAPE, self.layout.shapes.len())?;
-        for shape in &shapes {
-            let values = self.layout.shapes[*shape].len();
-            budget.values = budget.values.checked_sub(values).ok_or(ChunkError::Damaged("too many values"))?;
-        }
+    pub(super) fn shapes(&self, budget: &mut Budget) -> Result<Shapes, ChunkError> {
+        let lengths: Vec<usize> = self.layout.shapes.iter().map(Vec::len).collect();
+        let (shapes, values) = match lengths[..] {
+            [length] => (Shapes::One, self.rows.saturating_mul(length)),
+            _ => {
+                let each = self.indices(SHAPE, lengths.len())?;
+                let values = each.iter().fold(0_usize, |sum, shape| sum.saturating_add(lengths[*shape]));
+                (Shapes::Each(each), values)
+            }
+        };
+        budget.values = budget.values.checked_sub(values).ok_or(ChunkError::Damaged("too many values"))?;
         Ok(shapes)
     }
 
     /// How many values a column has here.
-    pub(super) fn column_rows(&self, column: usize, shapes: &[usize]) -> usize {
+    pub(super) fn column_rows(&self, column: usize, shapes: &Shapes) -> usize {
         let in_shape = |shape: &Vec<usize>| shape.iter().filter(|other| **other == column).count();
         let each: Vec<usize> = self.layout.shapes.iter().map(in_shape).collect();
-        if let [each] = each[..] { each * self.rows } else { shapes.iter().map(|shape| each[*shape]).sum() }
+        match shapes {
+            Shapes::One => each[0] * self.rows,
+            Shapes::Each(shapes) => shapes.iter().map(|shape| each[*shape]).sum(),
+        }
     }
 
     pub(super) fn column(&self, column: usize, rows: usize, budget: &mut Budget) -> Result<Values, ChunkError> {
@@ -101,6 +126,16 @@ impl<'a> Page<'a> {
             Kind::Number => floats::read(input, rows).map(Values::Numbers),
             Kind::Text => Texts::read(input, rows, &mut budget.text_bytes).map(Values::Texts),
             Kind::Json | Kind::Event => Texts::read(input, rows, &mut budget.text_bytes).map(Values::Jsons),
+        })
+    }
+
+    /// A column of numbers, as [`Value::as_f64`] has them.
+    #[expect(clippy::cast_precision_loss, reason = "aggregates are f64 by definition")]
+    pub(super) fn numbers(&self, column: usize, rows: usize) -> Result<Vec<f64>, ChunkError> {
+        self.section(FIXED_SECTIONS + column, |input| match self.layout.columns[column].kind {
+            Kind::Bool => Ok(bools::read(input, rows)?.into_iter().map(|bit| f64::from(u8::from(bit))).collect()),
+            Kind::Int => ints::read_as(input, rows, |int| int as f64),
+            _ => floats::read(input, rows),
         })
     }
 
@@ -143,17 +178,6 @@ impl Values {
     pub(super) fn json(&self, row: usize) -> Result<serde_json::Value, ChunkError> {
         let Self::Jsons(texts) = self else { return Err(ChunkError::Damaged("a column of JSON")) };
         serde_json::from_str(texts.text(row)?).map_err(|_| ChunkError::Damaged("a JSON value"))
-    }
-
-    /// As [`Value::as_f64`] has them; nothing if these are not numbers.
-    #[expect(clippy::cast_precision_loss, reason = "aggregates are f64 by definition")]
-    pub(super) fn into_numbers(self) -> Vec<f64> {
-        match self {
-            Self::Bools(bools) => bools.into_iter().map(|bit| f64::from(u8::from(bit))).collect(),
-            Self::Ints(ints) => ints.into_iter().map(|int| int as f64).collect(),
-            Self::Floats(floats) | Self::Numbers(floats) => floats,
-            Self::Texts(_) | Self::Jsons(_) => Vec::new(),
-        }
     }
 }
 

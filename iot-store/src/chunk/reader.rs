@@ -8,7 +8,7 @@ use iot_core::{
 use super::{
     ChunkError, bytes,
     layout::{HOME, Kind, Layout, PRODUCT},
-    page::{Budget, Page, Values},
+    page::{Budget, Page, Shapes, Values},
     stats::Place,
 };
 
@@ -137,6 +137,18 @@ impl<'a> Reader<'a> {
         self.read_numbers(metric, from, Some(until), false).map(|numbers| (numbers.at, numbers.values))
     }
 
+    /// Shows times, in microseconds since 1970, and values as in [`values_between`](Self::values_between), in order, a
+    /// page at a time: what an aggregate reads, without room for all of them.
+    pub fn visit_values(
+        &self,
+        metric: &Metric,
+        from: Timestamp,
+        until: Timestamp,
+        mut visit: impl FnMut(&[i64], &[f64]),
+    ) -> Result<(), ChunkError> {
+        self.visit_numbers(metric, from, Some(until), false, |numbers| visit(&numbers.at, &numbers.values))
+    }
+
     fn read_numbers(
         &self,
         metric: &Metric,
@@ -144,15 +156,28 @@ impl<'a> Reader<'a> {
         until: Option<Timestamp>,
         with_sequences: bool,
     ) -> Result<Numbers, ChunkError> {
-        let (mut found, mut budget) = (Numbers::default(), Budget::default());
-        let Some(metric) = self.metric(metric) else { return Ok(found) };
+        let mut found = Numbers::default();
+        self.visit_numbers(metric, from, until, with_sequences, |numbers| found.append(numbers))?;
+        Ok(found)
+    }
+
+    fn visit_numbers(
+        &self,
+        metric: &Metric,
+        from: Timestamp,
+        until: Option<Timestamp>,
+        with_sequences: bool,
+        mut visit: impl FnMut(Numbers),
+    ) -> Result<(), ChunkError> {
+        let Some(metric) = self.metric(metric) else { return Ok(()) };
+        let mut budget = Budget::default();
         for page in self.pages(from, until) {
             let page = Page::new(&self.layout, self.body, page);
             let mut numbers = numbers_of(page, metric, with_sequences, &mut budget)?;
             numbers.cut(from, until);
-            found.append(numbers);
+            visit(numbers);
         }
-        Ok(found)
+        Ok(())
     }
 
     fn metric(&self, name: &Metric) -> Option<usize> {
@@ -212,7 +237,7 @@ fn numbers_of(page: Page<'_>, metric: usize, with_sequences: bool, budget: &mut 
     let of_metric = |column: usize| layout.columns[column].metric == metric && layout.columns[column].kind.is_number();
     let mut columns = Vec::new();
     for column in (0..layout.columns.len()).filter(|column| of_metric(*column)) {
-        let values = page.column(column, page.column_rows(column, &shapes), budget)?.into_numbers();
+        let values = page.numbers(column, page.column_rows(column, &shapes))?;
         columns.push((column, values.into_iter()));
     }
     let at = page.times()?;
@@ -222,11 +247,11 @@ fn numbers_of(page: Page<'_>, metric: usize, with_sequences: bool, budget: &mut 
         return Ok(Numbers { at, sequence, values: values.collect() });
     }
     let mut found = Numbers::default();
-    for (row, shape) in shapes.iter().enumerate() {
-        for column in &layout.shapes[*shape] {
+    for (row, at) in at.into_iter().enumerate() {
+        for column in &layout.shapes[shapes.of(row)] {
             let values = columns.iter_mut().find(|(of, _)| of == column).map(|(_, values)| values);
             let Some(value) = values.and_then(Iterator::next) else { continue };
-            found.at.push(at[row]);
+            found.at.push(at);
             found.sequence.extend(sequence.get(row));
             found.values.push(value);
         }
@@ -239,7 +264,7 @@ struct Rows<'a> {
     page: Page<'a>,
     times: Vec<i64>,
     sequences: Vec<u64>,
-    shapes: Vec<usize>,
+    shapes: Shapes,
     /// Ascending.
     chosen: Vec<usize>,
 }
@@ -261,7 +286,7 @@ impl<'a> Rows<'a> {
                 Some(after) => place(*row) > after,
                 None => true,
             };
-            is_after && metric.is_none_or(|metric| page.layout.shape_has(shapes[*row], metric))
+            is_after && metric.is_none_or(|metric| page.layout.shape_has(shapes.of(*row), metric))
         };
         let mut chosen: Vec<usize> = if selection.newest_first {
             (start..end).rev().filter(is_chosen).take(limit).collect()
@@ -321,8 +346,8 @@ impl<'a> Rows<'a> {
         }
         let (mut next, mut reports) = (vec![0_usize; columns.len()], Vec::with_capacity(self.chosen.len()));
         let mut chosen = self.chosen.iter().copied().peekable();
-        for (row, shape) in self.shapes.iter().enumerate() {
-            let shape = &layout.shapes[*shape];
+        for row in 0..self.page.rows {
+            let shape = &layout.shapes[self.shapes.of(row)];
             if chosen.next_if_eq(&row).is_some() {
                 reports.push(self.report(shape, &columns, &mut next)?);
             } else {

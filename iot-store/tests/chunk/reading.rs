@@ -86,6 +86,13 @@ proptest! {
             let found = reader.numbers_between(&name, from, until).unwrap();
             prop_assert!(is_same_numbers(&found, &within), "{found:?} {within:?}");
             let (at, values) = reader.values_between(&name, from, until).unwrap();
+            let mut visited = Numbers { sequence: found.sequence.clone(), ..Numbers::default() };
+            let visit = |at: &[i64], values: &[f64]| {
+                visited.at.extend(at);
+                visited.values.extend(values);
+            };
+            reader.visit_values(&name, from, until, visit).unwrap();
+            prop_assert!(is_same_numbers(&visited, &within));
             let found = Numbers { at, values, ..found };
             prop_assert!(is_same_numbers(&found, &within));
         }
