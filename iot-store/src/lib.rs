@@ -16,8 +16,11 @@
 //! |---|---|---|
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
+//! | `chunk` | sealed telemetry: the codec of compressed chunks and of rollups | `chunks` |
 //! | `conformance` | the exam | `conformance` |
 
+#[cfg(feature = "chunks")]
+pub mod chunk;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod limits;
