@@ -5,6 +5,7 @@
 //! which.
 
 mod meta;
+mod retention;
 mod session;
 mod settle;
 mod telemetry;
@@ -16,6 +17,7 @@ pub use meta::{
     Audit, Batch, Change, Check, Committed, INDEX_PAGE_MAX, Index, IndexKey, Key, MetaStore, Page, Record, Revision,
     Write,
 };
+pub use retention::{Form, KEPT_DAYS_MAX, Maintained, Partition, Policies, Retention, RetentionError};
 pub use session::{
     Closing, Due, Fenced, Offered, Opened, Opening, Placed, Publication, Queued, Resumed, SessionStore, Settled,
     Settlement, StoredSession, StoredSubscription, Target,

@@ -21,6 +21,7 @@
 #![allow(clippy::unwrap_used, reason = "an exam fails by panicking")]
 
 pub mod durable;
+pub mod maintenance;
 pub mod meta;
 pub mod queue;
 pub mod retained;
@@ -84,10 +85,20 @@ macro_rules! conformance {
             latest_goes_by_the_time_of_the_device,
             latest_ignores_repeats_and_events,
             the_log_is_paged_by_node,
-            nothing_expires_early,
-            sequences_are_not_reused_after_expiry,
             a_checkpoint_never_goes_back,
             concurrent_appends_show_no_gap_to_a_reader,
+        ] }
+        $crate::conformance_cases! { $backend, maintenance, telemetry: [
+            maintenance_changes_no_answer,
+            what_arrives_late_is_found_and_counted,
+            nothing_is_forgotten_early_and_everything_in_the_end,
+            each_metric_is_kept_for_its_time,
+            rollups_outlive_what_they_were_made_from,
+            the_log_waits_for_its_consumers_for_a_week,
+            repeats_are_recognised_while_the_report_is_young,
+            sequences_are_not_reused_after_forgetting,
+            many_small_portions_are_one_series,
+            odd_reports_survive_maintenance,
         ] }
         $crate::conformance_cases! { $backend, session, sessions: [
             a_new_session_has_nothing_to_resume,
@@ -145,6 +156,7 @@ macro_rules! conformance_durable {
             $crate::conformance_durable! { @cases $backend, [
                 records_and_changes_are_there_again,
                 telemetry_is_there_again,
+                maintained_telemetry_is_there_again,
                 sessions_are_there_again,
                 queues_are_there_again,
                 retained_messages_are_there_again,
