@@ -41,6 +41,7 @@ mod alone {
     iot_store::conformance!(Alone, skips: [
         "durable::records_and_changes_are_there_again",
         "durable::telemetry_is_there_again",
+        "durable::maintained_telemetry_is_there_again",
         "durable::sessions_are_there_again",
         "durable::queues_are_there_again",
         "durable::retained_messages_are_there_again",
@@ -81,6 +82,7 @@ mod beside {
     iot_store::conformance!(Beside::empty(), skips: [
         "durable::records_and_changes_are_there_again",
         "durable::telemetry_is_there_again",
+        "durable::maintained_telemetry_is_there_again",
         "durable::sessions_are_there_again",
         "durable::queues_are_there_again",
         "durable::retained_messages_are_there_again",

@@ -9,8 +9,8 @@ use iot_core::{
     message::{Message, QoS},
     session::{Position, SessionEpoch, SessionId},
     store::{
-        Aggregate, Audit, Batch, Check, Closing, Index, IndexKey, Key, Opening, Publication, Range, Revision, Series,
-        Settled, Settlement, StoredSubscription, Stores, Target, Write,
+        Aggregate, Audit, Batch, Check, Closing, Index, IndexKey, Key, Opening, Policies, Publication, Range,
+        Retention, Revision, Series, Settled, Settlement, StoredSubscription, Stores, Target, Write,
     },
     time::Timestamp,
 };
@@ -34,7 +34,7 @@ enum Step {
     Settle { steps: Vec<(u8, bool, u8, u8)> },
     Discharge,
     Append { events: Vec<(u8, i8, Option<u8>, u8)> },
-    Expire { before: i8 },
+    Maintain { days: i64 },
     Wait { seconds: u8 },
     Restart,
 }
@@ -64,7 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Discharge),
         4 => prop::collection::vec((0..3_u8, any::<i8>(), prop::option::of(0..6_u8), 0..8_u8), 0..5)
             .prop_map(|events| Step::Append { events }),
-        1 => any::<i8>().prop_map(|before| Step::Expire { before }),
+        2 => prop::sample::select(vec![0, 0, 0, 3, 500]).prop_map(|days| Step::Maintain { days }),
         2 => (0..6_u8).prop_map(|seconds| Step::Wait { seconds }),
         1 => Just(Step::Restart),
     ]
@@ -92,6 +92,10 @@ async fn compare(backend: &mut impl Backend, steps: &[Step]) -> Result<(), TestC
     let mut world = World::default();
     let model = Stores::new(Memory::new(LIMITS));
     let mut stores = backend.open().await;
+    // For its sake the log is kept.
+    for telemetry in [&model.telemetry, &stores.telemetry] {
+        telemetry.checkpoint(&node(), &"slow".parse().unwrap()).await.unwrap();
+    }
     for step in &[&world.beginning()[..], steps].concat() {
         if durable && matches!(step, Step::Restart) {
             drop(stores);
@@ -193,7 +197,17 @@ impl World {
                 let events: Vec<Event> = events.iter().map(|event| sample(*event)).collect();
                 format!("{:?}", stores.telemetry.append(&node(), &events).await.unwrap())
             }
-            Step::Expire { before } => format!("{:?}", stores.telemetry.expire(at(before.into())).await.unwrap()),
+            Step::Maintain { days } => {
+                // Two hours after the last receipt everything is sealed.
+                let now = at(days * 86_400 + 7_400);
+                let default = Retention::new(1, 2, 600, 10_000).unwrap();
+                let longer = Retention::new(2, 2, 600, 10_000).unwrap();
+                let mut policies = Policies { default, ..Policies::default() };
+                policies
+                    .metrics
+                    .insert((tenant(), ProductId::parse("p").unwrap(), Metric::parse("m1").unwrap()), longer);
+                format!("{:?}", stores.telemetry.maintain(now, &policies).await.unwrap())
+            }
             Step::Wait { seconds } => {
                 self.now += i64::from(seconds);
                 String::new()
@@ -252,9 +266,13 @@ async fn observe(stores: &Stores, now: i64) -> Vec<String> {
         for newest_first in [false, true] {
             seen.push(format!("{:?}", stores.telemetry.range(&range, newest_first, None, 100).await.unwrap()));
         }
-        let (metric, bucket) = (Metric::parse("m0").unwrap(), Duration::from_secs(7));
-        let aggregate = Aggregate { series, metric, from: at(-100), until: at(100), bucket };
-        seen.push(format!("{:?}", stores.telemetry.aggregate(&aggregate, 5).await.unwrap()));
+        for (bucket, from, until) in
+            [(7, -100, 100), (60, -120, 120), (60, -90, 61), (3_600, -3_600, 90), (86_400, -90_000, 90_000)]
+        {
+            let (metric, bucket) = (Metric::parse("m0").unwrap(), Duration::from_secs(bucket));
+            let aggregate = Aggregate { series: series.clone(), metric, from: at(from), until: at(until), bucket };
+            seen.push(format!("{:?}", stores.telemetry.aggregate(&aggregate, 5).await.unwrap()));
+        }
     }
     seen
 }
@@ -307,7 +325,8 @@ fn sample((device, seconds, device_sequence, value): (u8, i8, Option<u8>, u8)) -
         0 => Value::Float(f64::NAN),
         1 => Value::Text("x".to_owned()),
         2 => Value::Bool(true),
-        value => Value::Float(f64::from(value) / 3.0),
+        // Exact in whatever order they are added.
+        value => Value::Float(f64::from(value) / 4.0),
     };
     Event {
         tenant: series.tenant,
