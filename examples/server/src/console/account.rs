@@ -1,10 +1,10 @@
 //! A person's own account: name, password, and the browsers and applications that are signed in.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap};
+use axum::{extract::State, http::HeaderMap};
 use iot_auth::account::{Deleted, Login, PasswordChanged};
 use iot_core::{id::LoginId, problem::Problem, secret::Secret};
-use iot_http::{Identity, Path, Person, ProblemResponse, Query, identity::Connection};
+use iot_http::{Form, Identity, Path, Person, ProblemResponse, Query, identity::Connection};
 use serde::Deserialize;
 
 use super::{

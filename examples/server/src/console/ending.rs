@@ -1,6 +1,6 @@
 //! A home's name, and how somebody or everybody leaves it.
 
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
     access::Permission,
     device::Device,
@@ -9,7 +9,7 @@ use iot_core::{
     problem::Problem,
     store::{MetaStoreExt, Stored},
 };
-use iot_http::{Doc, Guard, Identity, Path, Person, ProblemResponse, Routes, Target};
+use iot_http::{Doc, Form, Guard, Identity, Path, Person, ProblemResponse, Routes, Target};
 
 use super::{
     Console,

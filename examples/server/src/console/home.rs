@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_auth::{
     binding::{BindAsked, Bound},
     home::{INVITE_VALIDITY_DEFAULT, InviteAsked, Invited},
@@ -19,7 +19,7 @@ use iot_core::{
     store::MetaStoreExt,
     time::Timestamp,
 };
-use iot_http::{Identity, Path, ProblemResponse, Query, Target, identity::Connection};
+use iot_http::{Form, Identity, Path, ProblemResponse, Query, Target, identity::Connection};
 use qrcodegen::{QrCode, QrCodeEcc};
 use serde::Deserialize;
 

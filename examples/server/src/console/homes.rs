@@ -1,7 +1,7 @@
 //! Homes: those that somebody is in, and for the vendor's people all of them.
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
     home::{HOMES_PER_ACCOUNT_MAX, Home, HomeRefusal, Ruling, member_index},
     id::AccountId,
@@ -10,7 +10,7 @@ use iot_core::{
     store::{MetaStoreExt, StoreError},
     time::Timestamp,
 };
-use iot_http::{Identity, Person, ProblemResponse, Query, identity::Connection};
+use iot_http::{Form, Identity, Person, ProblemResponse, Query, identity::Connection};
 use serde::Deserialize;
 
 use super::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{Form, extract::State, http::StatusCode};
+use axum::{extract::State, http::StatusCode};
 use iot_core::{
     access::Permission,
     home::{Home, Member, Role, Ruling},
@@ -11,7 +11,7 @@ use iot_core::{
     problem::Problem,
     store::Stored,
 };
-use iot_http::{Doc, Guard, Identity, Path, ProblemResponse, Routes, Target};
+use iot_http::{Doc, Form, Guard, Identity, Path, ProblemResponse, Routes, Target};
 use serde::Deserialize;
 
 use super::{

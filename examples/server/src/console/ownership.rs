@@ -1,6 +1,6 @@
 //! What only the owner of a device does: move it to another of their homes, release it.
 
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
     access::{Permission, Resource, check},
     binding::Owned,
@@ -10,7 +10,7 @@ use iot_core::{
     problem::Problem,
     store::{MetaStoreExt, StoreError},
 };
-use iot_http::{Doc, Guard, Identity, ProblemResponse, Routes, Target};
+use iot_http::{Doc, Form, Guard, Identity, ProblemResponse, Routes, Target};
 use serde::Deserialize;
 
 use super::{

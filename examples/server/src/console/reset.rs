@@ -1,10 +1,10 @@
 //! A new password for who has forgotten theirs, by a mailed code.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap, response::Response};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use iot_auth::account::{EmailAddress, ResetDone};
 use iot_core::{id::TokenId, secret::Secret};
-use iot_http::{Doc, Guard, Query, Routes, identity::Connection};
+use iot_http::{Doc, Form, Guard, Query, Routes, identity::Connection};
 use serde::Deserialize;
 
 use super::{

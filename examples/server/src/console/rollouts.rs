@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
     id::{DeviceId, ReleaseId, RolloutId, TenantId},
     problem::{Cursor, Problem},
     store::{MetaStoreExt, StoreError},
     time::Timestamp,
 };
-use iot_http::{Identity, Path, ProblemResponse, Query};
+use iot_http::{Form, Identity, Path, ProblemResponse, Query};
 use iot_ota::{
     rollout::{Assignment, Gate, GroupPlan, Order, PATIENCE_S_DEFAULT, Phase, Plan, Rollout, State as Life},
     server::{ReleaseRecord, RolloutCreated, RolloutOrdered},

@@ -1,10 +1,10 @@
 //! The way in, and out.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap};
+use axum::{extract::State, http::HeaderMap};
 use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated, WeakPassword};
 use iot_core::{problem::Problem, secret::Secret};
-use iot_http::{Person, ProblemResponse, Query, identity::Connection, same_origin};
+use iot_http::{Form, Person, ProblemResponse, Query, identity::Connection, same_origin};
 use serde::Deserialize;
 
 use super::{

@@ -1,7 +1,7 @@
 //! The vendor's people: who has an account, and what they are.
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_auth::{
     account::{Account, EmailAddress, StaffSet},
     token::Role,
@@ -12,7 +12,7 @@ use iot_core::{
     problem::{Cursor, Problem},
     store::{INDEX_PAGE_MAX, Stored},
 };
-use iot_http::{Doc, Guard, Identity, Path, ProblemResponse, Query, Routes};
+use iot_http::{Doc, Form, Guard, Identity, Path, ProblemResponse, Query, Routes};
 use serde::Deserialize;
 
 use super::{

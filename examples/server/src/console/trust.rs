@@ -1,10 +1,10 @@
 //! Whose signatures count for the releases of a product.
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use iot_core::{access::Permission, device::Product, id::ProductId, problem::Problem, store::MetaStoreExt};
-use iot_http::{Doc, Guard, Identity, Path, ProblemResponse, Query, Routes};
+use iot_http::{Doc, Form, Guard, Identity, Path, ProblemResponse, Query, Routes};
 use iot_ota::{
     release::{KEYS_MAX, PublicKey, Trust},
     server::TrustPut,

@@ -1,12 +1,12 @@
 //! Webhooks of the tenant or of a home: what there is, and a further one.
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_conn::push::webhook::{
     DisabledReason, NewWebhook, Place, Registered, Shown, WEBHOOKS_MAX, Webhook, WebhookError,
 };
 use iot_core::{access::Permission, id::DeviceId, push::Kind};
-use iot_http::{Doc, Guard, Identity, ProblemResponse, Query, Routes};
+use iot_http::{Doc, Form, Guard, Identity, ProblemResponse, Query, Routes};
 use serde::Deserialize;
 
 use super::{
