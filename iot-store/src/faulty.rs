@@ -298,12 +298,12 @@ impl TelemetryStore for Faulty {
         self.carry_out(Operation::Aggregate, self.stores.telemetry.aggregate(aggregate, limit)).await
     }
 
-    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
-        self.carry_out(Operation::Erase, self.stores.telemetry.erase(series)).await
-    }
-
     async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
         self.carry_out(Operation::Maintain, self.stores.telemetry.maintain(now, policies)).await
+    }
+
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
+        self.carry_out(Operation::Erase, self.stores.telemetry.erase(series)).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

@@ -81,6 +81,23 @@ pub(crate) fn rolled(width: i128, (from, until): (i64, i64)) -> Option<(Form, (i
     (first < end).then_some((form, (first, end)))
 }
 
+/// The literal levels at the beginning of a filter: every topic that matches begins with them.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn literal_prefix(filter: &str) -> &str {
+    let Some(wildcard) = filter.find(['+', '#']) else { return filter };
+    let prefix = &filter[..wildcard];
+    prefix.strip_suffix('/').unwrap_or(prefix)
+}
+
+/// FNV-1a, 64 bits: it detects an edited file, not an attack.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn checksum(text: &str) -> String {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
 /// Gathers statistics from values that come in order of time and sequence.
 #[derive(Debug)]
 pub(crate) struct Buckets {

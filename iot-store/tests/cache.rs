@@ -26,7 +26,7 @@ struct Alone;
 #[async_trait::async_trait]
 impl Backend for Alone {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {
@@ -67,7 +67,7 @@ impl Beside {
 #[async_trait::async_trait]
 impl Backend for Beside {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Shared]
+        &[Capability::Rollups, Capability::Shared]
     }
 
     async fn open(&mut self) -> Stores {

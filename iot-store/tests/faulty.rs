@@ -28,7 +28,7 @@ struct Delayed;
 #[async_trait::async_trait]
 impl Backend for Delayed {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {

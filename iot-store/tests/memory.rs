@@ -11,7 +11,7 @@ struct InMemory;
 #[async_trait::async_trait]
 impl Backend for InMemory {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {

@@ -22,7 +22,7 @@ impl File {
 #[async_trait::async_trait]
 impl Backend for File {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::DurableRecords]
+        &[Capability::DurableRecords, Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {

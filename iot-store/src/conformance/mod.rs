@@ -42,6 +42,7 @@ pub mod model;
 pub mod queue;
 pub mod races;
 pub mod retained;
+pub mod rollups;
 mod samples;
 pub mod session;
 pub mod shared;
@@ -70,6 +71,9 @@ pub trait Backend: Send {
     fn histories(&self) -> u32 {
         HISTORIES
     }
+
+    /// Looks for what no answer shows, at the end of each history, and panics if it is wrong.
+    async fn inspect(&mut self) {}
 }
 
 /// How many random histories are compared with memory, if a backend does not say otherwise.
@@ -129,8 +133,6 @@ macro_rules! conformance {
             maintenance_changes_no_answer,
             what_arrives_late_is_found_and_counted,
             nothing_is_forgotten_early_and_everything_in_the_end,
-            each_metric_is_kept_for_its_time,
-            rollups_outlive_what_they_were_made_from,
             the_log_waits_for_its_consumers_for_a_week,
             repeats_are_recognised_while_the_report_is_young,
             sequences_are_not_reused_after_forgetting,
@@ -204,12 +206,16 @@ macro_rules! conformance {
         $crate::conformance_opened! { $backend, durable: [
             records_and_changes_are_there_again: DurableRecords,
             telemetry_is_there_again: DurableTelemetry,
-            maintained_telemetry_is_there_again: DurableTelemetry,
+            maintained_telemetry_is_there_again: DurableTelemetry Rollups,
             sessions_are_there_again: DurableSessions,
             queues_are_there_again: DurableSessions,
             retained_messages_are_there_again: DurableSessions,
             counters_go_on: DurableTelemetry DurableSessions,
             writes_from_many_tasks_are_there_again: DurableRecords,
+        ] }
+        $crate::conformance_opened! { $backend, rollups: [
+            each_metric_is_kept_for_its_time: Rollups,
+            rollups_outlive_what_they_were_made_from: Rollups,
         ] }
         $crate::conformance_opened! { $backend, shared: [
             commits_are_seen_at_once: Shared,
@@ -235,6 +241,7 @@ macro_rules! conformance {
                 races::CASES,
                 bounds::CASES,
                 durable::CASES,
+                rollups::CASES,
                 shared::CASES,
             ]
             .concat()

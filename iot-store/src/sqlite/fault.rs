@@ -3,6 +3,8 @@ use std::{error::Error, sync::Arc};
 use iot_core::store::StoreError;
 use rusqlite::ErrorCode;
 
+use crate::codec::Damage;
+
 pub(super) const BACKEND: &str = "sqlite";
 
 /// Why a job failed. All jobs of a group may fail for one reason, so that it can be cloned.
@@ -33,6 +35,12 @@ impl From<rusqlite::Error> for Fault {
             }
             Some(_) => Self::Unavailable(Arc::new(error)),
         }
+    }
+}
+
+impl From<Damage> for Fault {
+    fn from(Damage(what): Damage) -> Self {
+        Self::Damaged(what)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, params};
 
 use super::OpenError;
+use crate::rules::checksum;
 
 /// The steps that lead to the layout which this version uses; the first has number 1.
 pub(super) type Migrations = &'static [&'static str];
@@ -54,14 +55,6 @@ fn apply(connection: &Connection, number: usize, migration: &str, checksum: &str
     let number = i64::try_from(number).unwrap_or(i64::MAX);
     connection.execute("INSERT INTO migration (number, checksum) VALUES (?1, ?2)", params![number, checksum])?;
     Ok(())
-}
-
-/// FNV-1a, 64 bits: it detects an edited file, not an attack.
-fn checksum(text: &str) -> String {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
 }
 
 #[cfg(test)]

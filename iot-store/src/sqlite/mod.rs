@@ -20,7 +20,6 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(run(folder.path())).unwrap();
 //! ```
 
-mod codec;
 mod fault;
 mod meta;
 mod migrate;

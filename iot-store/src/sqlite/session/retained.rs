@@ -3,7 +3,9 @@
 use iot_core::{id::TenantId, message::Message, time::Timestamp, topic};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{codec, fault::Fault, ordered};
+use super::super::{fault::Fault, ordered};
+use crate::codec;
+use crate::rules::literal_prefix;
 
 pub(super) struct Retaining<'a> {
     connection: &'a Connection,
@@ -93,11 +95,4 @@ pub(super) fn matching(
         }
     }
     Ok(messages)
-}
-
-/// The literal levels at the beginning of a filter: every topic that matches begins with them.
-fn literal_prefix(filter: &str) -> &str {
-    let Some(wildcard) = filter.find(['+', '#']) else { return filter };
-    let prefix = &filter[..wildcard];
-    prefix.strip_suffix('/').unwrap_or(prefix)
 }

@@ -12,8 +12,9 @@ use rusqlite::{Connection, params};
 use super::{part, rollup, rows::find_series, seal::damaged, segment::Segments, window::Place};
 use crate::{
     chunk::{Point, Reader, Summary},
+    codec,
     rules::rolled,
-    sqlite::{codec, fault::Fault},
+    sqlite::fault::Fault,
 };
 
 /// Statistics by the start of their buckets.

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     chunk::{self, Reader, Selection},
+    codec,
     rules::{join, narrowed, place_cursor},
-    sqlite::{codec, fault::Fault, ordered},
+    sqlite::{fault::Fault, ordered},
 };
 
 /// The most unsealed reports that one page of a range looks at; it may then hold fewer than were asked for.

@@ -10,7 +10,7 @@ use super::{
     segment::Segment,
     window::{Hot, Window},
 };
-use crate::sqlite::{codec, fault::Fault};
+use crate::{codec, sqlite::fault::Fault};
 
 /// Adds what is not sealed of a segment; answers how many events it has.
 pub(super) fn segment(connection: &Connection, segment: &Segment, window: &Window) -> Result<u64, Fault> {

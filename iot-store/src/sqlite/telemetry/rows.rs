@@ -8,7 +8,7 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
-use crate::sqlite::{codec, fault::Fault};
+use crate::{codec, sqlite::fault::Fault};
 
 /// An event in the form in which it is stored, made before it goes to the writer.
 pub(super) struct Prepared {

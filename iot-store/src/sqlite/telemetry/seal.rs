@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     chunk::{self, ChunkError, Encoded, Reader},
-    sqlite::{codec, fault::Fault},
+    codec,
+    sqlite::fault::Fault,
 };
 
 /// How many events are sealed in one transaction, or one series if that has more: bounds how long appends wait for it.

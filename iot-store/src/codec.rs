@@ -1,4 +1,4 @@
-//! The blobs: a version byte, then one CBOR item (RFC 8949), in which every `f64` survives.
+//! The blobs that all backends hold: a version byte, then one CBOR item (RFC 8949), in which every `f64` survives.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -15,7 +15,7 @@ use minicbor::{
     decode, encode,
 };
 
-use super::fault::Fault;
+#[cfg(feature = "chunks")]
 use crate::chunk::{MetricStats, Point, Summary};
 
 const FORMAT: u8 = 1;
@@ -25,13 +25,18 @@ const JSON_SCALAR: Tag = Tag::new(262);
 type Written = Result<(), encode::Error<Infallible>>;
 type Out = Encoder<Vec<u8>>;
 
+/// What was read is not what was written.
+#[derive(Debug)]
+pub(crate) struct Damage(pub(crate) String);
+
 /// Writes a report.
-pub(super) fn report(report: &Report) -> Vec<u8> {
+pub(crate) fn report(report: &Report) -> Vec<u8> {
     blob(|out| write_report(out, report))
 }
 
 /// The metrics of [`report`], which is not read further.
-pub(super) fn read_metrics(body: &[u8]) -> Result<Vec<Metric>, Fault> {
+#[cfg(feature = "sqlite")]
+pub(crate) fn read_metrics(body: &[u8]) -> Result<Vec<Metric>, Damage> {
     read(body, |input| match input.datatype()? {
         Type::Map => (0..length(input.map()?)?)
             .map(|_| {
@@ -45,14 +50,15 @@ pub(super) fn read_metrics(body: &[u8]) -> Result<Vec<Metric>, Fault> {
 }
 
 /// Writes one value, as it is within a report.
-pub(super) fn value(value: &Value) -> Vec<u8> {
+pub(crate) fn value(value: &Value) -> Vec<u8> {
     let mut out = Encoder::new(Vec::new());
     write_value(&mut out, value).expect("writing to memory does not fail");
     out.into_writer()
 }
 
 /// Writes what a chunk holds of each metric.
-pub(super) fn metric_stats(stats: &[MetricStats]) -> Vec<u8> {
+#[cfg(feature = "chunks")]
+pub(crate) fn metric_stats(stats: &[MetricStats]) -> Vec<u8> {
     blob(|out| {
         out.array(stats.len() as u64)?;
         stats.iter().try_for_each(|stats| {
@@ -66,7 +72,8 @@ pub(super) fn metric_stats(stats: &[MetricStats]) -> Vec<u8> {
 }
 
 /// Reads [`metric_stats`].
-pub(super) fn read_metric_stats(blob: &[u8]) -> Result<Vec<MetricStats>, Fault> {
+#[cfg(feature = "chunks")]
+pub(crate) fn read_metric_stats(blob: &[u8]) -> Result<Vec<MetricStats>, Damage> {
     read(blob, |input| {
         (0..length(input.array()?)?)
             .map(|_| {
@@ -78,6 +85,7 @@ pub(super) fn read_metric_stats(blob: &[u8]) -> Result<Vec<MetricStats>, Fault> 
     })
 }
 
+#[cfg(feature = "chunks")]
 fn write_summary(out: &mut Out, summary: &Summary) -> Written {
     out.array(10)?.u64(summary.count)?.f64(summary.min)?.f64(summary.max)?.f64(summary.sum)?;
     for point in [&summary.first, &summary.last] {
@@ -86,6 +94,7 @@ fn write_summary(out: &mut Out, summary: &Summary) -> Written {
     Ok(())
 }
 
+#[cfg(feature = "chunks")]
 fn read_summary(input: &mut Decoder<'_>) -> Result<Summary, decode::Error> {
     input.array()?;
     let (count, min, max, sum) = (input.u64()?, input.f64()?, input.f64()?, input.f64()?);
@@ -97,7 +106,7 @@ fn read_summary(input: &mut Decoder<'_>) -> Result<Summary, decode::Error> {
 }
 
 /// Reads [`report`].
-pub(super) fn read_report(body: &[u8]) -> Result<Report, Fault> {
+pub(crate) fn read_report(body: &[u8]) -> Result<Report, Damage> {
     read(body, |input| match input.datatype()? {
         Type::Map => Ok(Report::Telemetry(read_values(input)?)),
         _ => {
@@ -108,17 +117,17 @@ pub(super) fn read_report(body: &[u8]) -> Result<Report, Fault> {
 }
 
 /// Reads one value, as it is within a report.
-pub(super) fn read_value_at(item: &[u8]) -> Result<Value, Fault> {
+pub(crate) fn read_value_at(item: &[u8]) -> Result<Value, Damage> {
     read_value(&mut Decoder::new(item)).map_err(|error| damaged(&error))
 }
 
 /// Writes a message.
-pub(super) fn message(message: &Message) -> Vec<u8> {
+pub(crate) fn message(message: &Message) -> Vec<u8> {
     blob(|out| write_message(out, message))
 }
 
 /// Reads [`message`].
-pub(super) fn read_message(body: &[u8]) -> Result<Message, Fault> {
+pub(crate) fn read_message(body: &[u8]) -> Result<Message, Damage> {
     read(body, |input| {
         input.array()?;
         Ok(Message {
@@ -136,12 +145,12 @@ pub(super) fn read_message(body: &[u8]) -> Result<Message, Fault> {
 }
 
 /// Writes a list of subscription identifiers; nothing for an empty one.
-pub(super) fn identifiers(identifiers: &[u32]) -> Option<Vec<u8>> {
+pub(crate) fn identifiers(identifiers: &[u32]) -> Option<Vec<u8>> {
     (!identifiers.is_empty()).then(|| identifiers.iter().flat_map(|identifier| identifier.to_be_bytes()).collect())
 }
 
 /// Reads [`identifiers`].
-pub(super) fn read_identifiers(blob: Option<&[u8]>) -> Vec<u32> {
+pub(crate) fn read_identifiers(blob: Option<&[u8]>) -> Vec<u32> {
     blob.unwrap_or_default().as_chunks::<4>().0.iter().map(|chunk| u32::from_be_bytes(*chunk)).collect()
 }
 
@@ -151,15 +160,15 @@ fn blob(write: impl FnOnce(&mut Out) -> Written) -> Vec<u8> {
     out.into_writer()
 }
 
-fn read<T>(blob: &[u8], item: impl FnOnce(&mut Decoder<'_>) -> Result<T, decode::Error>) -> Result<T, Fault> {
+fn read<T>(blob: &[u8], item: impl FnOnce(&mut Decoder<'_>) -> Result<T, decode::Error>) -> Result<T, Damage> {
     let Some((&FORMAT, body)) = blob.split_first() else {
-        return Err(Fault::damaged(format!("a blob of format {:?}", blob.first())));
+        return Err(Damage(format!("a blob of format {:?}", blob.first())));
     };
     item(&mut Decoder::new(body)).map_err(|error| damaged(&error))
 }
 
-fn damaged(error: &decode::Error) -> Fault {
-    Fault::damaged(format!("a blob: {error}"))
+fn damaged(error: &decode::Error) -> Damage {
+    Damage(format!("a blob: {error}"))
 }
 
 fn write_report(out: &mut Out, report: &Report) -> Written {
