@@ -7,16 +7,15 @@ mod support;
 
 use std::{path::Path, sync::Arc};
 
-use iot_core::store::MetaStore;
+use iot_core::store::{BlobStore, MetaStore};
 use iot_ota::{
     rollout::{Phase, State, Votes, Walk},
     wire::{Down, ReportState},
 };
-use iot_store::{StoreLimits, sqlite::Sqlite};
-use object_store::{ObjectStore, memory::InMemory};
+use iot_store::{StoreLimits, blobs::Blobs, sqlite::Sqlite};
 use support::{Cloud, first_then_all, image};
 
-async fn open(folder: &Path, blobs: &Arc<dyn ObjectStore>) -> (Cloud, Sqlite) {
+async fn open(folder: &Path, blobs: &Arc<dyn BlobStore>) -> (Cloud, Sqlite) {
     let store = Sqlite::open(folder, StoreLimits::default()).await.unwrap();
     let meta: Arc<dyn MetaStore> = Arc::new(store.clone());
     (Cloud::over(meta, blobs.clone()).await, store)
@@ -25,7 +24,7 @@ async fn open(folder: &Path, blobs: &Arc<dyn ObjectStore>) -> (Cloud, Sqlite) {
 #[tokio::test]
 async fn a_rollout_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let blobs: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let blobs: Arc<dyn BlobStore> = Arc::new(Blobs::memory());
     let (cloud, store) = open(folder.path(), &blobs).await;
     cloud.with_devices("lamp", 3).await;
     let release = cloud.released(2, &image(10_000)).await;

@@ -10,18 +10,19 @@ use std::{sync::Arc, time::Duration};
 use iot_core::{
     device::{Device, Stage},
     id::{ProductId, RolloutId},
-    store::Revision,
+    store::{Document, RecordNames, Revision},
+    time::Timestamp,
 };
 use iot_ota::{
     release::{Refused, SignedRelease},
     rollout::{NO_PROGRESS, Order, Phase, State, Votes},
     server::{
-        Created, RELEASES_MAX, ROLLOUTS_MAX, ReleaseState, RolloutCreated, RolloutOrdered, Uploaded, Withdrawn,
-        WrongImage,
+        Created, RELEASES_MAX, ROLLOUTS_MAX, ReleaseRecord, ReleaseState, RolloutCreated, RolloutOrdered, Uploaded,
+        Withdrawn, WrongImage,
     },
     wire::{Down, ReportState},
 };
-use support::{Cloud, first_then_all, hello, image, keys, manifest, operator, signed};
+use support::{Cloud, first_then_all, hello, image, keys, load, manifest, operator, signed};
 
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
@@ -79,7 +80,7 @@ async fn an_image_must_be_the_one_that_was_signed() {
     let short = wrong(WrongImage::TooShort { has: 9_999, wants: 10_000 });
     assert_eq!(cloud.upload(&release.id, &[&image[..9_999]]).await, short);
     assert_eq!(cloud.upload(&release.id, &[]).await, wrong(WrongImage::TooShort { has: 0, wants: 10_000 }));
-    assert!(cloud.blobs.get_opts(&release.image_path(), Default::default()).await.is_err(), "nothing was kept");
+    assert!(cloud.blobs.stat(&release.image()).await.unwrap().is_none(), "nothing was kept");
     assert_eq!(cloud.audit().await[0].refused.as_deref(), Some("image_mismatch"));
     let Uploaded::Done(ready) = cloud.upload(&release.id, &[&image[..1], &image[1..5_000], &image[5_000..]]).await
     else {
@@ -87,8 +88,8 @@ async fn an_image_must_be_the_one_that_was_signed() {
     };
     assert_eq!(ready.state, ReleaseState::Ready);
     assert!(matches!(cloud.upload(&release.id, &[&flipped]).await, Uploaded::AlreadyThere(_)));
-    let kept = cloud.blobs.get_opts(&release.image_path(), Default::default()).await.unwrap();
-    assert_eq!(kept.bytes().await.unwrap(), image);
+    let kept = load(&*cloud.blobs, &release.image()).await;
+    assert_eq!(kept, image);
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn a_sender_that_breaks_off_leaves_nothing_and_may_begin_anew() {
     let pieces = [Ok(bytes::Bytes::copy_from_slice(&image[..5_000])), Err("gone".into())];
     let broken = cloud.ota.upload(&operator(), &release.id, futures_util::stream::iter(pieces)).await;
     assert!(broken.is_err());
-    assert!(cloud.blobs.get_opts(&release.image_path(), Default::default()).await.is_err());
+    assert!(cloud.blobs.stat(&release.image()).await.unwrap().is_none());
     assert!(matches!(cloud.upload(&release.id, &[&image]).await, Uploaded::Done(_)));
 }
 
@@ -462,4 +463,22 @@ async fn a_product_has_so_many_releases_and_rollouts_and_no_more() {
         assert!(matches!(draft().await.unwrap(), RolloutCreated::Done(_)));
     }
     assert_eq!(draft().await.unwrap(), RolloutCreated::TooMany);
+}
+
+/// An image stays as long as one release names it, also while it is still to come, and is removed with the last.
+#[tokio::test]
+async fn an_image_without_a_release_is_removed() {
+    let cloud = Cloud::new().await;
+    cloud.with_devices("lamp", 0).await;
+    let image = image(10_000);
+    let Created::Done(first) = cloud.create(&signed(&manifest(1, &image))).await else { panic!() };
+    let Created::Done(second) = cloud.create(&signed(&manifest(2, &image))).await else { panic!() };
+    assert!(matches!(cloud.upload(&first.id, &[&image]).await, Uploaded::Done(_)));
+    let names = RecordNames::new(cloud.meta.clone(), [ReleaseRecord::KIND]);
+    let collect = || cloud.blobs.collect(&names, Timestamp::EPOCH, Timestamp::MAX);
+    assert!(matches!(cloud.ota.withdraw(&operator(), &first.id).await.unwrap(), Withdrawn::Done(_)));
+    assert_eq!(collect().await.unwrap().removed, 0, "the second one has its name");
+    assert!(matches!(cloud.ota.withdraw(&operator(), &second.id).await.unwrap(), Withdrawn::Done(_)));
+    assert_eq!(collect().await.unwrap().removed, 1);
+    assert!(cloud.blobs.stat(&first.image()).await.unwrap().is_none());
 }

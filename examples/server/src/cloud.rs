@@ -29,11 +29,11 @@ use iot_core::{
     limits::Limits,
     secret::Secret,
     service::Downlink,
-    store::{MetaStore, Stores},
+    store::{BLOB_GRACE, BlobStore, Document, MetaStore, RecordNames, Stores},
 };
 use iot_http::GuardContext;
-use iot_ota::server::Ota;
-use iot_store::{StoreLimits, sqlite::Sqlite};
+use iot_ota::server::{Ota, ReleaseRecord};
+use iot_store::{StoreLimits, blobs::Blobs, sqlite::Sqlite};
 use tokio::sync::watch;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -56,6 +56,7 @@ struct Kept {
     folder: DataFolder,
     sqlite: Sqlite,
     stores: Stores,
+    blobs: Blobs,
     bus: Arc<dyn Bus>,
     keys: Arc<FileKeyRing>,
     clock: Arc<dyn Clock>,
@@ -70,7 +71,8 @@ impl Kept {
         let bus: Arc<dyn Bus> = Arc::new(InProcess::default());
         let stores = Stores::new(sqlite.clone());
         let stores = Stores { meta: Arc::new(Hinting::new(stores.meta.clone(), bus.clone())), ..stores };
-        Ok(Self { folder, sqlite, stores, bus, keys: Arc::new(keys), clock: Arc::new(SystemClock::default()) })
+        let blobs = folder.blobs()?;
+        Ok(Self { folder, sqlite, stores, blobs, bus, keys: Arc::new(keys), clock: Arc::new(SystemClock::default()) })
     }
 
     async fn auth(&self, options: &Options) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
@@ -119,7 +121,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
         iot_ota::http::routes(ota.clone(), context.clone()).erased(),
     ];
     let (stop, stopped) = watch::channel(false);
-    let console = Console::new(auth.clone(), node.clone(), (twins.clone(), ota.clone()), stopped.clone());
+    let console =
+        Console::new(auth.clone(), node.clone(), (twins.clone(), ota.clone(), webhooks.clone()), stopped.clone());
     let pages = console::routes(console.clone(), context.clone());
     let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
     let with_identity = |encrypted| {
@@ -171,7 +174,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     }
     let upkeep = tokio::spawn(observability::upkeep(recorder.clone()));
     let pulse = tokio::spawn(console.run(recorder));
-    let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), auth.clone(), kept.clock.clone()));
+    let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.blobs.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
 
@@ -216,7 +219,7 @@ fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str)
     let builder = Node::builder(DataFolder::node_id(), kept.stores.clone(), clock.clone());
     let downlink = builder.downlink();
     let twins = Arc::new(Twins::new(meta.clone(), clock.clone(), downlink.clone()));
-    let ota = Arc::new(Ota::new(meta.clone(), kept.folder.images()?, keys, clock.clone(), address));
+    let ota = Arc::new(Ota::new(meta.clone(), Arc::new(kept.blobs.clone()), keys, clock.clone(), address));
     let node = builder
         .limits(Limits::default())
         .bus(kept.bus.clone())
@@ -237,8 +240,9 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _over = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Removes what is over: stored answers to idempotent requests, mailed codes, sign-ins.
-async fn sweep(meta: Arc<dyn MetaStore>, auth: Arc<Auth>, clock: Arc<dyn Clock>) {
+/// Removes what is over: stored answers to idempotent requests, mailed codes, sign-ins, blobs that no record names.
+async fn sweep(meta: Arc<dyn MetaStore>, blobs: Blobs, auth: Arc<Auth>, clock: Arc<dyn Clock>) {
+    let names = RecordNames::new(meta.clone(), [ReleaseRecord::KIND]); // your kinds of record that name blobs
     let mut tick = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         tick.tick().await;
@@ -247,6 +251,18 @@ async fn sweep(meta: Arc<dyn MetaStore>, auth: Arc<Auth>, clock: Arc<dyn Clock>)
         }
         if let Err(error) = auth.sweep_accounts().await {
             tracing::warn!(%error, "old codes and sign-ins cannot be removed");
+        }
+        let now = clock.timestamp();
+        match blobs.collect(&names, now, now.minus(BLOB_GRACE)).await {
+            Ok(collected) if collected.removed > 0 => {
+                tracing::info!(
+                    blobs = collected.removed,
+                    bytes = collected.removed_bytes,
+                    "blobs without a name removed"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "blobs without a name cannot be removed"),
         }
     }
 }

@@ -4,16 +4,21 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use iot_core::id::NodeId;
-use object_store::{ObjectStore, local::LocalFileSystem};
+use iot_store::blobs::Blobs;
 
 use crate::failure::Failure;
 
 /// The only node of a deployment with embedded storage.
 const NODE: &str = "n1";
+
+/// Is in a folder while a backup is being restored into it.
+pub(crate) const RESTORING: &str = ".restoring";
+
+/// The keys of simulated devices.
+pub(crate) const DEMO_DEVICES: &str = "demo-devices";
 
 #[derive(Debug, Clone)]
 pub(crate) struct DataFolder {
@@ -28,6 +33,12 @@ impl DataFolder {
         };
         if path.exists() && !path.is_dir() {
             return Err(unusable(std::io::ErrorKind::NotADirectory.into()));
+        }
+        if path.join(RESTORING).exists() {
+            let path = path.display();
+            return Err(Failure::options(format!(
+                "--data {path}: its restore was broken off; run iot-server restore again"
+            )));
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let probe = path.join(".probe");
@@ -54,16 +65,12 @@ impl DataFolder {
     }
 
     /// Where images of firmware are kept.
-    pub(crate) fn images(&self) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let path = self.path.join("images");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.map_err(|error| Failure::of("--data: ", &error))?;
-        let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| Failure::of("--data: ", &error))?;
-        Ok(Arc::new(store.with_fsync(true)))
+    pub(crate) fn blobs(&self) -> Result<Blobs, Failure> {
+        Blobs::local(&self.path.join("blobs")).map_err(|error| Failure::of("--data: ", &error))
     }
 
     pub(crate) fn demo_devices(&self) -> PathBuf {
-        self.path.join("demo-devices")
+        self.path.join(DEMO_DEVICES)
     }
 
     pub(crate) fn node_id() -> NodeId {

@@ -1,6 +1,7 @@
 //! A complete IoT cloud in one process, made of the iot crates. `cloud.rs` is where they are joined, `logic.rs` where your
 //! own cloud logic goes.
 
+mod backup;
 mod banner;
 mod cloud;
 mod console;
@@ -59,6 +60,10 @@ fn start(cli: Cli) -> Result<(), Failure> {
     let outcome = match cli.command {
         Some(Command::Device(options)) => runtime.block_on(devices(*options)),
         Some(Command::ResetAdmin) => runtime.block_on(reset_admin(cli.settings.resolve()?)),
+        Some(Command::Backup { to }) => said(runtime.block_on(backup::take(&cli.settings.resolve()?.data, &to))),
+        Some(Command::Restore { from }) => {
+            said(runtime.block_on(backup::restore(&from, &cli.settings.resolve()?.data)))
+        }
         None => {
             let options = cli.settings.resolve()?;
             observability::log(&options.log)?;
@@ -67,6 +72,12 @@ fn start(cli: Cli) -> Result<(), Failure> {
     };
     runtime.shutdown_timeout(END_WITHIN);
     outcome
+}
+
+/// Prints the line that a command ends with.
+fn said(line: Result<String, Failure>) -> Result<(), Failure> {
+    let _closed = writeln!(std::io::stdout().lock(), "{}", line?);
+    Ok(())
 }
 
 async fn reset_admin(options: Options) -> Result<(), Failure> {

@@ -22,6 +22,18 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a new one-time password for the administrator and print it; the server must not be running
     ResetAdmin,
+    /// Copy the data folder into another one; the server may be running
+    Backup {
+        /// The folder to make; it must be empty or not there
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Make the data folder from a backup; it must be empty or not there
+    Restore {
+        /// The folder that a backup has made
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+    },
     /// Be simulated devices until standard input ends
     #[command(hide = true)]
     Device(Box<iot_device::Options>),
@@ -32,7 +44,7 @@ pub(crate) enum Command {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Settings {
     /// Where everything is kept [default: ./iot-data]
-    #[arg(long, value_name = "DIR", env = "IOT_DATA")]
+    #[arg(long, value_name = "DIR", env = "IOT_DATA", global = true)]
     data: Option<PathBuf>,
 
     /// MQTT over TCP [default: 127.0.0.1:1883]

@@ -12,6 +12,7 @@
 mod access;
 mod code;
 mod email;
+mod export;
 mod login;
 mod own;
 mod password;
@@ -44,6 +45,10 @@ pub use self::{
     access::ACCESS_VALIDITY,
     code::{CODE_TRIES_MAX, CODE_VALIDITY},
     email::{EMAIL_BYTES_MAX, EmailAddress, InvalidEmail},
+    export::{
+        AUDIT_EXPORTED_MAX, AUDIT_SEARCHED_MAX, AccountExport, AccountProfile, HomeExport, InviteExport, LoginExport,
+        SessionExport,
+    },
     login::{LoggedIn, SignedIn},
     own::{Deleted, PasswordChanged},
     password::{

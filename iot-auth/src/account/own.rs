@@ -31,7 +31,8 @@ pub enum PasswordChanged {
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// Nothing of the account is left but its entries in the audit log.
+    /// Of the account only its random id is left, which names nobody any more: in the audit log, and in the bell that tells nodes of
+    /// its end.
     Done,
     /// It owns homes: transfer or dissolve them first.
     OwnsHomes,
@@ -101,15 +102,22 @@ impl Auth {
         .await
     }
 
-    /// Removes an account with its sign-ins. Never while it owns a home (SH-13) or is an administrator.
+    /// Removes an account with its sign-ins, then its stored MQTT sessions; of an account that is gone already what was left of
+    /// these. Never while it owns a home (SH-13) or is an administrator.
     pub async fn delete_account(&self, by: &Principal, id: &AccountId) -> Result<Deleted, AuthError> {
         let key = Account::key_of(&by.tenant, id);
         let answer = self.settle(|| self.deletion(by, id)).await?;
         let why = match answer {
-            Deleted::Done => return Ok(answer),
+            Deleted::Done => {
+                self.forget_sessions(&by.tenant, id).await?;
+                return Ok(answer);
+            }
             Deleted::OwnsHomes => "owns_homes",
             Deleted::IsAdmin => "is_admin",
-            Deleted::NoSuchAccount => "no_such_account",
+            Deleted::NoSuchAccount => {
+                self.forget_sessions(&by.tenant, id).await?;
+                "no_such_account"
+            }
         };
         self.refused(self.done(by, "account_delete", &key), why).await?;
         Ok(answer)

@@ -15,7 +15,7 @@ use iot_core::{
     id::TenantId,
     keys::{KeyError, KeyRing},
     mail::MailError,
-    store::{self, Audit, Batch, Contended, Key, MetaStore, MetaStoreExt, Step, StoreError, Stores},
+    store::{self, Audit, Batch, Contended, Key, MetaStore, MetaStoreExt, SessionStore, Step, StoreError, Stores},
     time::{Monotonic, Timestamp},
 };
 
@@ -94,6 +94,8 @@ pub enum AuthError {
 /// ```
 pub struct Auth {
     pub(crate) meta: Arc<dyn MetaStore>,
+    /// Those of people, which end with them.
+    pub(crate) sessions: Arc<dyn SessionStore>,
     pub(crate) keys: Arc<dyn KeyRing>,
     pub(crate) ca: DeviceCa,
     pub(crate) clock: Arc<dyn Clock>,
@@ -110,7 +112,16 @@ impl Auth {
         let refusals = Mutex::new(RefusalBudget::default());
         let accounts = Accounts::new(AccountOptions::default(), None);
         let claiming = tokio::sync::Mutex::default();
-        Self { meta: stores.meta.clone(), keys, ca, clock, claiming, accounts, refusals }
+        Self {
+            meta: stores.meta.clone(),
+            sessions: stores.sessions.clone(),
+            keys,
+            ca,
+            clock,
+            claiming,
+            accounts,
+            refusals,
+        }
     }
 
     /// The certificate that devices and applications pin, PEM.

@@ -9,7 +9,11 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use iot_core::{id::LoginId, problem::Problem};
+use iot_core::{
+    access::Principal,
+    id::{AccountId, LoginId},
+    problem::Problem,
+};
 use iot_http::{Body, Doc, Guard, Idempotency, Path, Person, ProblemResponse, Routes, identity::Connection};
 use serde_json::{Value, json};
 
@@ -93,6 +97,7 @@ pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
             rename,
         )
         .delete("/v1/account", own, Doc::new("Delete the own account").response(204, Value::Null), delete)
+        .get("/v1/account/export", own, export_doc(), export)
         .put("/v1/account/password", own, password_doc, change_password)
         .post("/v1/account/reset", ANYBODY, reset_doc, reset)
         .post("/v1/account/reset/confirm", CODE, confirm_doc, confirm_reset)
@@ -282,15 +287,54 @@ async fn rename(
     }
 }
 
+/// What the document of an export looks like.
+pub(super) fn export_doc() -> Doc {
+    let at = "2026-11-23T00:00:00Z";
+    Doc::new("All that is kept about the account, in one document; credentials are left out").response(
+        200,
+        json!({
+            "format": 1, "exported": at,
+            "account": {
+                "id": "mfrggzdfmztwq2lk", "email": "ann@example.org", "name": "Ann", "verified": true, "staff": null,
+                "disabled": false, "created": at,
+            },
+            "logins": [{"id": "nnswy3dpeb3w64tm", "label": "Ann's phone", "created": at, "last_used": at, "expires": at}],
+            "homes": [{
+                "id": "hill", "name": "Hill House", "role": "owner", "granted_by": null, "since": at, "expires": null,
+                "invitations": [{"id": "i1", "role": "guest", "expires": at, "access_expires": null, "uses_left": 1}],
+            }],
+            "sessions": [{"client": "phone", "filters": ["d/lamp-1/up/#"], "keep_s": 3_600}],
+            "audit": [{
+                "at": at, "tenant": "default", "actor": "default/account/mfrggzdfmztwq2lk", "action": "account_export",
+                "subject": "account:default/mfrggzdfmztwq2lk", "refused": null,
+            }],
+            "audit_complete": true,
+        }),
+    )
+}
+
+async fn export(State(auth): State<Arc<Auth>>, person: Person) -> Result<Response, Refusal> {
+    exported(&auth, &person.principal, &person.account).await
+}
+
+pub(super) async fn exported(auth: &Auth, by: &Principal, account: &AccountId) -> Result<Response, Refusal> {
+    match auth.export_account(by, account).await? {
+        Some(export) => Ok(secret_answer(StatusCode::OK, export)),
+        None => Err(Problem::not_found("account").into()),
+    }
+}
+
 async fn delete(State(auth): State<Arc<Auth>>, person: Person) -> Result<StatusCode, Refusal> {
-    match auth.delete_account(&person.principal, &person.account).await? {
+    deleted(&auth, &person.principal, &person.account).await
+}
+
+pub(super) async fn deleted(auth: &Auth, by: &Principal, account: &AccountId) -> Result<StatusCode, Refusal> {
+    match auth.delete_account(by, account).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::OwnsHomes => {
-            Err(Problem::conflict("owns_homes", "transfer or dissolve the homes that are yours first").into())
+            Err(Problem::conflict("owns_homes", "its homes must be transferred or dissolved first").into())
         }
-        Deleted::IsAdmin => {
-            Err(Problem::conflict("is_admin", "another administrator must take that from you first").into())
-        }
+        Deleted::IsAdmin => Err(Problem::conflict("is_admin", "another administrator must end that first").into()),
         Deleted::NoSuchAccount => Err(Problem::not_found("account").into()),
     }
 }

@@ -1,6 +1,11 @@
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use iot_core::{
     access::Permission,
     id::AccountId,
@@ -11,7 +16,7 @@ use serde_json::json;
 
 use super::{
     account_shapes::{AccountShown, DisabledAsked, FirstAdmin, StaffAsked},
-    accounts::{Refusal, email, password},
+    accounts::{Refusal, deleted, email, export_doc, exported, password},
     checked_name,
 };
 use crate::{
@@ -44,6 +49,13 @@ pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
         .post("/v1/accounts/first", Guard::Public { why: "the one-time password is the credential" }, first_doc, first)
         .get("/v1/accounts", manage, list_doc, list)
         .put("/v1/accounts/{account}", manage, disable_doc, disable)
+        .delete(
+            "/v1/accounts/{account}",
+            manage,
+            Doc::new("Delete an account that owns no home").response(204, serde_json::Value::Null),
+            delete,
+        )
+        .get("/v1/accounts/{account}/export", manage, export_doc(), export)
         .get("/v1/accounts/{account}/staff", manage, show_doc, show)
         .put("/v1/accounts/{account}/staff", manage, set_doc, set)
 }
@@ -88,6 +100,22 @@ async fn disable(
     let account = auth.account(&who.principal, &account).await?.ok_or_else(|| Problem::not_found("account"))?;
     let email = auth.email_of(&account).await?;
     Ok(Json(AccountShown::of(account, &email)))
+}
+
+async fn delete(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    Path(account): Path<AccountId>,
+) -> Result<StatusCode, Refusal> {
+    deleted(&auth, &who.principal, &account).await
+}
+
+async fn export(
+    State(auth): State<Arc<Auth>>,
+    who: Identity,
+    Path(account): Path<AccountId>,
+) -> Result<Response, Refusal> {
+    exported(&auth, &who.principal, &account).await
 }
 
 async fn show(

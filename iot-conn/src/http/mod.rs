@@ -1,6 +1,7 @@
 //! Routes for applications: devices and their connections, commands, telemetry, alarms, twins.
 
 mod commands;
+mod data;
 mod devices;
 mod live;
 mod telemetry;
@@ -22,7 +23,7 @@ pub use self::twin::{EXPIRES_S_MAX, twin_routes};
 /// The routes of a node. Every one demands a principal in the request's extensions and refuses without one.
 pub fn routes(node: &Node, context: GuardContext) -> Routes<Node> {
     let routes = Routes::with_state(context, node.clone());
-    live_routes(telemetry_routes(command_routes(device_routes(routes))))
+    live_routes(data_routes(telemetry_routes(command_routes(device_routes(routes)))))
 }
 
 fn device_routes(routes: Routes<Node>) -> Routes<Node> {
@@ -119,6 +120,29 @@ fn telemetry_routes(routes: Routes<Node>) -> Routes<Node> {
             telemetry::latest,
         )
         .get("/v1/devices/{device}/telemetry/aggregate", read, aggregate, telemetry::aggregate)
+}
+
+fn data_routes(routes: Routes<Node>) -> Routes<Node> {
+    let lines = concat!(
+        r#"{"device":{"created":"2026-11-23T00:00:00Z","epoch":0,"exported":"2026-11-24T00:00:00Z","format":1,"home":"hill","id":"demo-1","p_code":"DEMO-1","product":"demo","stage":"activated"}}"#,
+        "\n",
+        r#"{"report":{"at":"2026-11-23T00:00:00Z","received":"2026-11-23T00:00:00.1Z","values":{"temperature":21.5}}}"#,
+        "\n",
+        r#"{"end":{"reports":1}}"#,
+        "\n"
+    );
+    let export = Doc::new(
+        "All that is kept of the device for its present owner, one JSON text per line; whole if the last one is `end`",
+    )
+    .response_of(200, "application/x-ndjson", lines.to_owned());
+    let erased = json!({"events": 1200, "records": 2, "retained": 0});
+    let erase =
+        Doc::new("Erase what the device reported and was told since it is the owner's").response(200, erased.clone());
+    let all = Doc::new("Erase what the device ever reported and was told, of all its owners").response(200, erased);
+    routes
+        .get("/v1/devices/{device}/export", Guard::Device(Permission::ReadTelemetry), export, data::export)
+        .delete("/v1/devices/{device}/data", Guard::Device(Permission::OwnHome), erase, data::erase)
+        .delete("/v1/devices/{device}/history", Guard::Device(Permission::ManageDevices), all, data::erase_history)
 }
 
 fn live_routes(routes: Routes<Node>) -> Routes<Node> {

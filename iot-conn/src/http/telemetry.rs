@@ -63,7 +63,7 @@ struct NamedView {
     data: serde_json::Value,
 }
 
-fn report(stored: StoredEvent) -> ReportView {
+pub(super) fn report(stored: StoredEvent) -> ReportView {
     let event = stored.event;
     let (values, named) = match event.report {
         Report::Telemetry(pairs) => (Some(pairs.into_iter().map(|(m, v)| (m.to_string(), plain(&v))).collect()), None),

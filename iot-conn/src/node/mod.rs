@@ -3,6 +3,7 @@
 mod commander;
 mod connection;
 mod consumers;
+mod data;
 mod directory;
 mod effects;
 mod endpoint;
@@ -46,6 +47,7 @@ use iot_core::{
 use tokio::sync::watch as signal;
 
 pub use commander::{Commanded, Commander};
+pub use data::{DeviceRecords, Epochs, Erased};
 pub use directory::Presence;
 pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};

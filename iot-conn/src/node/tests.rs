@@ -3,6 +3,8 @@ mod cloud;
 #[cfg(feature = "device")]
 mod commands;
 #[cfg(feature = "device")]
+mod data;
+#[cfg(feature = "device")]
 mod delivery;
 #[cfg(feature = "device")]
 mod live;

@@ -4,6 +4,7 @@
 //! All methods may be cancelled: a cancelled write has then happened wholly or not at all, and the caller does not know
 //! which.
 
+mod blob;
 mod meta;
 mod session;
 mod settle;
@@ -12,6 +13,10 @@ mod typed;
 
 use std::{fmt, sync::Arc};
 
+pub use blob::{
+    BLOB_GRACE, BLOB_INDEX, BlobError, BlobId, BlobInfo, BlobNames, BlobPut, BlobSource, BlobStore, BlobStream,
+    Collected, RecordNames,
+};
 pub use meta::{
     Audit, Batch, Change, Check, Committed, INDEX_PAGE_MAX, Index, IndexKey, Key, MetaStore, Page, Record, Revision,
     Write,

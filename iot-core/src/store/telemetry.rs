@@ -114,6 +114,11 @@ pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
     /// go in steps: a cancelled call has forgotten some.
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
 
+    /// Forgets everything of a series: its events, its latest values, and by what repeats are recognised; nothing of another
+    /// epoch or device. Answers how many events that were. May go in steps: a cancelled call has forgotten some, and a second
+    /// one forgets the rest. What is appended later begins anew; sequences are not given again.
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError>;
+
     /// How far a consumer of a node's log has come; `Sequence(0)` at first.
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError>;
 

@@ -8,10 +8,9 @@ use iot_core::{
     device::{Device, Stage},
     id::{DeviceId, OwnershipEpoch, ReleaseId, TenantId},
     keys::Purpose,
-    store::MetaStoreExt,
+    store::{BlobError, MetaStoreExt},
     time::Timestamp,
 };
-use object_store::{GetOptions, GetRange};
 
 use super::{
     Ota, OtaError,
@@ -101,15 +100,16 @@ impl Ota {
         })
     }
 
-    /// The bytes of an image within a range, as they come from where they are kept.
+    /// The bytes of an image within a range, verified as they come from where they are kept.
     pub async fn read(
         &self,
         release: &ReleaseRecord,
         range: Range<u64>,
     ) -> Result<impl Stream<Item = Result<Bytes, OtaError>> + Send + use<>, OtaError> {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let found = self.blobs.get_opts(&release.image_path(), options).await?;
-        Ok(found.into_stream().map(|bytes| bytes.map_err(OtaError::from)))
+        let image = release.image();
+        let found = self.blobs.read(&image, Some(range)).await?;
+        let missing = || BlobError::Damaged { backend: "images", id: image, what: "it is not there".to_owned() };
+        Ok(found.ok_or_else(missing)?.map(|bytes| bytes.map_err(OtaError::from)))
     }
 
     /// No part contains a line feed, so that no two links read the same.

@@ -36,10 +36,9 @@ use iot_core::{
     clock::Clock,
     id::TenantId,
     keys::{KeyError, KeyRing},
-    store::{self, Audit, Batch, Contended, Key, MetaStore, MetaStoreExt, Step, StoreError},
+    store::{self, Audit, Batch, BlobError, BlobStore, Contended, Key, MetaStore, MetaStoreExt, Step, StoreError},
     time::Timestamp,
 };
-use object_store::ObjectStore;
 
 use self::present::Present;
 pub use self::{
@@ -63,7 +62,7 @@ pub enum OtaError {
     Keys(#[from] KeyError),
     /// Try again later.
     #[error("the store of images failed")]
-    Blobs(#[from] object_store::Error),
+    Blobs(#[from] BlobError),
     /// What was stored does not read back: an operator must look.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -78,7 +77,7 @@ pub enum OtaError {
 /// Keeps releases and carries rollouts out. One for a node; several may work over the same records.
 pub struct Ota {
     pub(crate) meta: Arc<dyn MetaStore>,
-    pub(crate) blobs: Arc<dyn ObjectStore>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) keys: Arc<dyn KeyRing>,
     pub(crate) clock: Arc<dyn Clock>,
     address: String,
@@ -94,7 +93,7 @@ impl Ota {
     /// port, such as `https://cloud.example:8443`.
     pub fn new(
         meta: Arc<dyn MetaStore>,
-        blobs: Arc<dyn ObjectStore>,
+        blobs: Arc<dyn BlobStore>,
         keys: Arc<dyn KeyRing>,
         clock: Arc<dyn Clock>,
         address: &str,

@@ -2,10 +2,9 @@
 
 use iot_core::{
     id::{DeviceId, ProductId, ReleaseId, TenantId},
-    store::{Document, IndexKey, Key},
+    store::{BLOB_INDEX, BlobId, Document, IndexKey, Key},
     time::Timestamp,
 };
-use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::release::{Digest, Hardware, SignedRelease, Trust, Version};
@@ -96,9 +95,9 @@ impl ReleaseRecord {
         format!("{tenant}/{product}")
     }
 
-    /// Where its image is kept.
-    pub fn image_path(&self) -> Path {
-        Path::from_iter(["firmware", self.tenant.as_str(), self.id.as_str()])
+    /// By what its image is kept.
+    pub fn image(&self) -> BlobId {
+        BlobId::new(*self.sha256.as_bytes())
     }
 }
 
@@ -110,14 +109,18 @@ impl Document for ReleaseRecord {
         Self::key_of(&self.tenant, &self.id)
     }
 
-    /// `tenant`; `product`: `<tenant>/<product>`; `sequence` (unique): `<tenant>/<product>/<sequence>`.
+    /// `tenant`; `product`: `<tenant>/<product>`; `sequence` (unique): `<tenant>/<product>/<sequence>`; [`BLOB_INDEX`] unless it
+    /// is withdrawn.
     fn index_keys(&self) -> Vec<IndexKey> {
         let product = Self::of_product(&self.tenant, &self.product);
-        vec![
+        let image = (self.state != ReleaseState::Withdrawn).then(|| self.image().to_string());
+        let mut keys = vec![
             IndexKey::many("tenant", self.tenant.as_str()),
             IndexKey::many("product", &product),
             IndexKey::unique("sequence", &format!("{product}/{}", self.sequence)),
-        ]
+        ];
+        keys.extend(image.map(|image| IndexKey::many(BLOB_INDEX, &image)));
+        keys
     }
 }
 

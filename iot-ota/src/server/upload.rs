@@ -1,25 +1,23 @@
 //! Images on their way in.
 
+use std::sync::{Arc, Mutex};
+
 use aws_lc_rs::digest::{Context, SHA256};
-use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use iot_core::{
     access::Principal,
     id::ReleaseId,
     logic::BoxError,
-    store::{Batch, Document, MetaStoreExt, Step, Stored},
+    store::{Batch, BlobError, BlobPut, BlobSource, Document, MetaStoreExt, Step, Stored},
 };
-use object_store::{MultipartUpload, ObjectStoreExt};
 
 use crate::release::Image;
 
 use super::{
-    Ota, OtaError,
+    Ota, OtaError, lock,
     records::{ReleaseRecord, ReleaseState},
 };
-
-/// What goes to the store of images at once: the smallest part that every object store takes.
-const PART_BYTES: usize = 5 * 1024 * 1024;
 
 /// The answer to an image.
 #[must_use]
@@ -77,7 +75,7 @@ impl Ota {
         &self,
         by: &Principal,
         id: &ReleaseId,
-        bytes: impl Stream<Item = Result<Bytes, BoxError>> + Send,
+        bytes: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
     ) -> Result<Uploaded, UploadError> {
         let read = self.meta.find::<ReleaseRecord>(&ReleaseRecord::key_of(&by.tenant, id)).await;
         let Some(Stored { document: release, .. }) = read.map_err(OtaError::from)? else {
@@ -89,19 +87,20 @@ impl Ota {
             ReleaseState::Uploading => {}
         }
         let image = self.manifest(&release).await?.image;
-        let mut kept = self.blobs.put_multipart(&release.image_path()).await.map_err(OtaError::from)?;
-        match keep(&mut *kept, Examiner::of(image), bytes).await {
-            Ok(None) => Ok(self.uploaded(by, id).await?),
-            Ok(Some(wrong)) => {
-                abort(&mut *kept).await;
+        let (examined, wrong) = examine(Examiner::of(image), bytes);
+        let put = self.blobs.put(&release.image(), release.size_bytes, examined).await;
+        let found = lock(&wrong).take();
+        match (found, put) {
+            (Some(wrong), _) => {
                 let entry = self.done(by, "release_upload", &release.key());
                 self.refused(entry, "image_mismatch").await?;
                 Ok(Uploaded::Wrong(wrong))
             }
-            Err(error) => {
-                abort(&mut *kept).await;
-                Err(error)
-            }
+            (None, Ok(BlobPut::Done)) => Ok(self.uploaded(by, id).await?),
+            // The examiner is stricter than the store.
+            (None, Ok(other)) => Err(OtaError::Damaged(format!("an image that was examined: {other:?}")).into()),
+            (None, Err(BlobError::Source(broken))) => Err(UploadError::Broken(broken)),
+            (None, Err(error)) => Err(OtaError::from(error).into()),
         }
     }
 
@@ -122,39 +121,32 @@ impl Ota {
     }
 }
 
-/// Passes the image on in parts while it is examined; completes it if all of it is right.
-async fn keep(
-    kept: &mut dyn MultipartUpload,
-    mut examiner: Examiner,
-    image: impl Stream<Item = Result<Bytes, BoxError>> + Send,
-) -> Result<Option<WrongImage>, UploadError> {
-    let mut image = std::pin::pin!(image);
-    let mut part = BytesMut::new();
-    while let Some(bytes) = image.next().await {
-        let bytes = bytes.map_err(UploadError::Broken)?;
-        if let Err(wrong) = examiner.take(&bytes) {
-            return Ok(Some(wrong));
+/// The image as long as it is right. At the first byte that cannot be it breaks off, and why is left beside it.
+fn examine(
+    examiner: Examiner,
+    image: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+) -> (BlobSource, Arc<Mutex<Option<WrongImage>>>) {
+    let wrong = Arc::new(Mutex::new(None));
+    let found = wrong.clone();
+    let broken = move |why: WrongImage| {
+        *lock(&found) = Some(why);
+        Some((Err(BoxError::from(why)), None))
+    };
+    let examined = stream::unfold(Some((Box::pin(image), examiner)), move |state| {
+        let broken = broken.clone();
+        async move {
+            let (mut image, mut examiner) = state?;
+            match image.next().await {
+                Some(Ok(bytes)) => match examiner.take(&bytes) {
+                    Ok(()) => Some((Ok(bytes), Some((image, examiner)))),
+                    Err(why) => broken(why),
+                },
+                Some(Err(error)) => Some((Err(error), None)),
+                None => examiner.end().err().and_then(broken),
+            }
         }
-        part.extend_from_slice(&bytes);
-        while part.len() >= PART_BYTES {
-            kept.put_part(part.split_to(PART_BYTES).freeze().into()).await.map_err(OtaError::from)?;
-        }
-    }
-    if let Err(wrong) = examiner.end() {
-        return Ok(Some(wrong));
-    }
-    if !part.is_empty() {
-        kept.put_part(part.freeze().into()).await.map_err(OtaError::from)?;
-    }
-    kept.complete().await.map_err(OtaError::from)?;
-    Ok(None)
-}
-
-/// What an aborted upload left is only room; object stores clean it up by their own rules too.
-async fn abort(kept: &mut dyn MultipartUpload) {
-    if let Err(error) = kept.abort().await {
-        tracing::warn!(%error, "parts of a refused image could not be removed");
-    }
+    });
+    (examined.boxed(), wrong)
 }
 
 /// Compares what comes with what was signed.

@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use iot_core::{
     access::{Principal, Subject},
     clock::{Clock, ManualClock},
@@ -18,7 +19,7 @@ use iot_core::{
     keys::{KeyError, KeyRing, Purpose},
     logic::BoxError,
     service::{Call, DeviceCall, Downlink, Told},
-    store::{Audit, Batch, Document, MetaStore, MetaStoreExt},
+    store::{Audit, Batch, BlobId, BlobStore, Document, MetaStore, MetaStoreExt},
     time::Timestamp,
 };
 use iot_ota::{
@@ -27,8 +28,7 @@ use iot_ota::{
     server::{Created, Ota, RolloutCreated, RolloutOrdered, TrustPut, Uploaded},
     wire::{Down, Hello, Offer, Report, ReportState, Slot, Up},
 };
-use iot_store::{StoreLimits, memory::Memory};
-use object_store::{ObjectStore, memory::InMemory};
+use iot_store::{StoreLimits, blobs::Blobs, memory::Memory};
 use tower::ServiceExt;
 
 pub const ADDRESS: &str = "https://cloud.example:8443";
@@ -93,7 +93,7 @@ impl Radio {
 
 pub struct Cloud {
     pub meta: Arc<dyn MetaStore>,
-    pub blobs: Arc<dyn ObjectStore>,
+    pub blobs: Arc<dyn BlobStore>,
     pub clock: Arc<ManualClock>,
     pub ota: Arc<Ota>,
     pub radio: Arc<Radio>,
@@ -101,10 +101,10 @@ pub struct Cloud {
 
 impl Cloud {
     pub async fn new() -> Self {
-        Self::over(Arc::new(Memory::new(StoreLimits::default())), Arc::new(InMemory::new())).await
+        Self::over(Arc::new(Memory::new(StoreLimits::default())), Arc::new(Blobs::memory())).await
     }
 
-    pub async fn over(meta: Arc<dyn MetaStore>, blobs: Arc<dyn ObjectStore>) -> Self {
+    pub async fn over(meta: Arc<dyn MetaStore>, blobs: Arc<dyn BlobStore>) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-11-23T00:00:00Z").unwrap()));
         let (ring, dynamic) = (Arc::new(TestRing), clock.clone());
         let ota = Arc::new(Ota::new(meta.clone(), blobs.clone(), ring, dynamic, ADDRESS));
@@ -325,4 +325,10 @@ pub fn first_then_all(first: &[&str]) -> Plan {
         ],
         patience_s: 3_600,
     }
+}
+
+/// All of a blob.
+pub async fn load(blobs: &dyn BlobStore, id: &BlobId) -> Vec<u8> {
+    let pieces: Vec<Bytes> = blobs.read(id, None).await.unwrap().unwrap().try_collect().await.unwrap();
+    pieces.concat()
 }

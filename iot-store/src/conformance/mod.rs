@@ -31,6 +31,8 @@
 //! answers and all that can be read.
 #![allow(clippy::unwrap_used, reason = "an exam fails by panicking")]
 
+#[cfg(feature = "blobs")]
+pub mod blob;
 pub mod bounds;
 mod capability;
 pub mod durable;
@@ -119,6 +121,8 @@ macro_rules! conformance {
             the_log_is_paged_by_node,
             nothing_expires_early,
             sequences_are_not_reused_after_expiry,
+            what_is_erased_is_gone_and_nothing_else,
+            an_erased_series_begins_anew,
             a_checkpoint_never_goes_back,
             concurrent_appends_show_no_gap_to_a_reader,
         ] }
@@ -293,5 +297,35 @@ macro_rules! conformance_opened {
                 }
             )*
         }
+    };
+}
+
+/// Makes a test of each case for blobs; the expression gives a guard, which is held, and a new, empty
+/// [`BlobStore`](iot_core::store::BlobStore).
+#[cfg(feature = "blobs")]
+#[macro_export]
+macro_rules! conformance_blobs {
+    ($store:expr) => {
+        $crate::conformance_blobs! { $store, [
+            what_was_put_is_read,
+            pieces_make_one_blob,
+            ranges_are_read,
+            nothing_is_there_that_was_not_put,
+            what_was_not_announced_is_not_kept,
+            the_same_content_is_kept_once,
+            blobs_are_listed_in_pages,
+            what_has_no_name_is_removed_when_it_is_old,
+            a_pause_keeps_everything_until_it_is_over,
+            what_is_stored_survives_a_removal_at_the_same_time,
+        ] }
+    };
+    ($store:expr, [$($case:ident),* $(,)?]) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                let (_guard, store) = $store;
+                $crate::conformance::blob::$case(&store).await;
+            }
+        )*
     };
 }

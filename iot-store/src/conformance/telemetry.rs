@@ -417,3 +417,37 @@ fn is_same(one: &Value, other: &Value) -> bool {
         _ => one == other,
     }
 }
+
+/// Of one epoch of one device, by every way of reading.
+pub async fn what_is_erased_is_gone_and_nothing_else(store: &Store) {
+    let (gone, other, next) = (series("d", 1), series("e", 1), series("d", 2));
+    for of in [&gone, &other, &next] {
+        let events: Vec<Event> = (0..20).map(|n| sample(of, at(n), "m", Value::Int(n))).collect();
+        append(store, "n", &events).await;
+    }
+    store.advance(&node("n"), &ConsumerId::parse("c").unwrap(), Sequence(7)).await.unwrap();
+    assert_eq!(store.erase(&gone).await.unwrap(), 20);
+    assert_eq!(store.erase(&gone).await.unwrap(), 0);
+    assert!(all(store, &gone).await.is_empty());
+    assert!(store.latest(&gone).await.unwrap().is_empty());
+    let log = store.after(&node("n"), Sequence(0), 100).await.unwrap();
+    assert_eq!(log.len(), 40);
+    assert!(log.iter().all(|stored| (stored.event.device != gone.device) || stored.event.epoch != gone.epoch));
+    for of in [&other, &next] {
+        assert_eq!(all(store, of).await.len(), 20);
+        assert_eq!(store.latest(of).await.unwrap()[0].value, Value::Int(19));
+    }
+    let checkpoint = store.checkpoint(&node("n"), &ConsumerId::parse("c").unwrap()).await.unwrap();
+    assert_eq!(checkpoint, Sequence(7), "consumers stay where they are");
+}
+
+/// A count that was seen before the erasure is not a repeat after it, and no sequence comes twice.
+pub async fn an_erased_series_begins_anew(store: &Store) {
+    let of = series("d", 1);
+    let before = append(store, "n", &[counted(&of, at(9), 1, Value::Int(1))]).await[0].unwrap();
+    assert_eq!(store.erase(&of).await.unwrap(), 1);
+    let after = append(store, "n", &[counted(&of, at(1), 1, Value::Int(2))]).await[0];
+    assert!(after.expect("it is no repeat") > before);
+    assert_eq!(all(store, &of).await.len(), 1);
+    assert_eq!(store.latest(&of).await.unwrap()[0].value, Value::Int(2));
+}

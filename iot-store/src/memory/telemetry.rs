@@ -117,6 +117,16 @@ impl TelemetryStore for Memory {
         Ok(old.len() as u64)
     }
 
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
+        let mut telemetry = lock(&self.telemetry);
+        telemetry.latest.remove(series);
+        let places = telemetry.series.remove(series).unwrap_or_default();
+        for (_, sequence) in &places.by_time {
+            telemetry.log.remove(sequence);
+        }
+        Ok(places.by_time.len() as u64)
+    }
+
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {
         let key = (node.clone(), consumer.clone());
         Ok(lock(&self.telemetry).checkpoints.get(&key).copied().unwrap_or_default())

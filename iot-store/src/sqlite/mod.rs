@@ -21,12 +21,15 @@
 //! ```
 
 mod codec;
+mod erase;
 mod fault;
 mod meta;
 mod migrate;
 mod readers;
+mod restored;
 mod runs;
 mod session;
+mod snapshot;
 mod telemetry;
 mod writer;
 
@@ -38,6 +41,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
+pub use self::snapshot::Snapshot;
 use self::{
     migrate::Migrations,
     readers::Readers,
@@ -204,7 +208,8 @@ fn connect(path: &Path, migrations: Migrations) -> Result<Connection, OpenError>
     let connection = Connection::open(path).map_err(failed)?;
     // WAL and FULL: COMMIT returns after the log was synced. The log is moved into the file every 16,000 pages (64 MB), which
     // writes a page that many commits have changed once.
-    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 16000;
+    // What is deleted is overwritten where its page is written anyway, so that what was erased is not left beside what is kept.
+    let settings = "PRAGMA secure_delete = FAST; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 16000;
         PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;";
     connection.execute_batch(settings).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(writer::STATEMENTS_MAX);

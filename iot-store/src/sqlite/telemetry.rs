@@ -10,7 +10,7 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Sqlite, codec, fault::Fault, ordered, runs, writer::Outcome};
+use super::{Sqlite, codec, erase, fault::Fault, ordered, runs, writer::Outcome};
 use crate::rules::{Buckets, narrowed, place_cursor, read_place};
 
 /// The most series whose numbers the writer remembers; then it begins anew.
@@ -118,6 +118,10 @@ impl TelemetryStore for Sqlite {
                 return Ok(expired);
             }
         }
+    }
+
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
+        erase::erase(self, series).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {
