@@ -70,6 +70,7 @@ pub enum Operation {
     Audit,
     Append,
     Expire,
+    Erase,
     Advance,
     After,
     Latest,
@@ -130,10 +131,11 @@ impl Faults {
 }
 
 /// Those that change what is stored.
-const WRITES: [Operation; 11] = [
+const WRITES: [Operation; 12] = [
     Operation::Commit,
     Operation::Append,
     Operation::Expire,
+    Operation::Erase,
     Operation::Advance,
     Operation::SessionOpen,
     Operation::SessionClose,
@@ -298,6 +300,10 @@ impl TelemetryStore for Faulty {
 
     async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.carry_out(Operation::Expire, self.stores.telemetry.expire(before)).await
+    }
+
+    async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
+        self.carry_out(Operation::Erase, self.stores.telemetry.erase(series)).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {
