@@ -42,8 +42,11 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let session = 0..4_u8;
     prop_oneof![
-        4 => (
-            prop::collection::vec((0..5_u8, 0..4_u8), 0..3),
+        8 => (
+            prop_oneof![
+                3 => Just(Vec::new()),
+                1 => prop::collection::vec((0..5_u8, 0..4_u8), 1..3),
+            ],
             prop::collection::vec((0..5_u8, prop::option::of((0..3_u8, any::<bool>()))), 0..4),
             any::<bool>(),
         ).prop_map(|(checks, writes, audit)| Step::Commit { checks, writes, audit }),
