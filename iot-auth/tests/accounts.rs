@@ -331,6 +331,11 @@ async fn ac_4_an_access_token_ends_with_its_epoch_and_its_role() {
     assert_eq!(cloud.auth.set_disabled(&by, &account, false).await.unwrap(), StaffSet::Done);
     dead(&shut_out).await;
 
+    let known = cloud.auth.account_of(&by, &email("ANN@example.org")).await.unwrap();
+    assert_eq!(known.map(|known| known.id), Some(account.clone()), "whatever the case");
+    assert_eq!(cloud.auth.account_of(&by, &email("nobody@example.org")).await.unwrap(), None);
+    assert_eq!(cloud.auth.account_of(&operator("other"), &email(ANN)).await.unwrap(), None, "of another vendor");
+
     let LoggedIn::Granted(staff) = cloud.log_in(ANN, "a new password", ip()).await else { panic!("it is right") };
     assert_eq!(cloud.auth.set_staff(&by, &account, Some(Role::Operator)).await.unwrap(), StaffSet::Done);
     assert!(may(&cloud.by_access(&staff.access).await, &cloud, Permission::Control));

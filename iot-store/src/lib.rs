@@ -17,12 +17,17 @@
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
+//! | [`cache`] | remembers records, never stale: a decorator | |
+//! | `faulty` | delays, refuses and loses answers by a seed: a decorator for tests | `faulty` |
 //! | `conformance` | the exam | `conformance` |
 
 #[cfg(feature = "blobs")]
 pub mod blobs;
+pub mod cache;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "faulty")]
+pub mod faulty;
 mod limits;
 pub mod memory;
 mod rules;

@@ -128,6 +128,13 @@ impl Browser {
         self.wait(label, self.field(label).select_by_label(option));
     }
 
+    /// Chooses a file for the field with this label.
+    #[track_caller]
+    pub fn attach(&self, label: &str, file: &Path) {
+        let path = file.to_str().expect("the path is text");
+        self.wait(label, self.field(label).send_keys(path));
+    }
+
     /// The text in the field with this label.
     #[track_caller]
     pub fn value(&self, label: &str) -> String {
@@ -142,6 +149,9 @@ impl Browser {
             "//button[normalize-space()={quoted}]|//a[normalize-space()={quoted}]|//summary[normalize-space()={quoted}]"
         );
         let found = self.wait(text, self.client().wait().at_most(SOON).for_element(Locator::XPath(&way)));
+        // The driver scrolls no further than the edge of the window, where the navigation of a phone lies.
+        let element = serde_json::to_value(&found).expect("an element has a name");
+        self.wait(text, self.client().execute("arguments[0].scrollIntoView({block: 'center'})", vec![element]));
         self.wait(text, found.click());
     }
 

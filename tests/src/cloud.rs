@@ -212,6 +212,14 @@ impl Cloud {
         self.run.take().expect("the server runs").terminate()
     }
 
+    /// SIGTERM; answers what the run has printed and logged from its beginning to its end.
+    pub fn end(&mut self) -> (String, String) {
+        let mut process = self.run.take().expect("the server runs").process;
+        process.signal(Signal::TERM);
+        let _status = process.end(DRAINED_WITHIN);
+        (process.out().join("\n"), process.err().join("\n"))
+    }
+
     /// Starts again on the same folder and ports.
     #[track_caller]
     pub fn start_again(&mut self) {

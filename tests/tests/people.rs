@@ -195,6 +195,75 @@ fn bd_17_after_a_resale_the_first_owner_gets_nothing_more_and_the_second_sees_no
     assert!(!audit.contains(&code) && !audit.contains("ann's"), "BD-18");
 }
 
+/// The kinds that a receiver has heard of the lamp, with the homes they name.
+fn told(receiver: &Receiver) -> Vec<(String, Value)> {
+    let heard = receiver.received().into_iter();
+    heard.map(|(_, body)| (body["type"].as_str().unwrap().to_owned(), body["data"]["home"].clone())).collect()
+}
+
+/// BD-8: a bound device gives no code, and its owner hears of who pressed.
+#[test]
+fn bd_8_owners_hear_of_attempts_and_vendors_of_every_change_of_owner() {
+    let cloud = Cloud::start(&["--webhooks-to-loopback"]);
+    let (_device, door) = lamp(&cloud);
+    let ann = Person::register(&cloud, "ann");
+    let hill = ann.home("Hill House");
+    let kinds = ["device.bound", "device.unbound", "binding.attempted"];
+    let hear = |api: &iot_tests::http::Api, path: &str| {
+        let receiver = Receiver::new();
+        let hook = api.post(path, &json!({"url": receiver.url(), "kinds": kinds})).is(201);
+        receiver.set_secret(hook["secret"].as_str().unwrap());
+        receiver
+    };
+    let (vendor, own) = (hear(&cloud.admin(), "/v1/webhooks"), hear(&ann.api, &format!("/v1/homes/{hill}/webhooks")));
+    ann.bind(&hill, &door);
+    let bound = ("device.bound".to_owned(), json!(hill));
+    for receiver in [&vendor, &own] {
+        until("the binding to be told", SOON, || (told(receiver) == [bound.clone()]).then_some(()));
+    }
+
+    is_back(&ann.api);
+    for _more in 0..3 {
+        let answer = until("the unit to answer", SOON, || Some(door.try_to_press()).filter(|it| it.status != 503));
+        assert_eq!((answer.status, &answer.json()["code"]), (409, &json!("already_bound")));
+    }
+    let attempted = ("binding.attempted".to_owned(), json!(hill));
+    for receiver in [&vendor, &own] {
+        until("the attempt to be told", SOON, || told(receiver).contains(&attempted).then_some(()));
+    }
+
+    ann.api.delete("/v1/devices/lamp-1/binding").is(200);
+    let unbound = ("device.unbound".to_owned(), Value::Null);
+    until("the vendor to hear of the release", SOON, || told(&vendor).contains(&unbound).then_some(()));
+    assert_eq!(told(&own), [bound, attempted], "once for all presses, and nothing after the release");
+    assert_eq!(told(&vendor).len(), 3);
+    let ids: Vec<_> = vendor.received().into_iter().map(|(id, _)| id).collect();
+    for id in ["bound-lamp-1-1", "unbound-lamp-1-2"] {
+        assert!(ids.iter().any(|known| known == id), "{ids:?}");
+    }
+}
+
+#[test]
+fn a_reset_by_hand_takes_a_unit_from_nobody_and_what_its_owner_desires_comes_back() {
+    let cloud = Cloud::start(&[]);
+    let (_device, door) = lamp(&cloud);
+    let ann = Person::register(&cloud, "ann");
+    let home = ann.home("Hill House");
+    ann.bind(&home, &door);
+    is_back(&ann.api);
+    let desire = [("Content-Type", "application/merge-patch+json")];
+    let desired = json!({"on": true}).to_string();
+    ann.api.send("PATCH", "/v1/devices/lamp-1/twin/desired", &desire, Some(desired)).is(200);
+    until("the lamp to be on", SOON, || (door.look()["on"] == true).then_some(()));
+    door.reset();
+    until("the unit to be back and on again", SOON, || {
+        let look = door.look();
+        (look["connected"] == true && look["bound"] == true && look["on"] == true).then_some(())
+    });
+    assert_eq!(ann.api.get("/v1/devices/lamp-1/binding").is(200)["epoch"], 1);
+    assert_eq!(door.try_to_press().json()["code"], "already_bound");
+}
+
 #[test]
 fn an_account_that_is_signed_out_everywhere_is_out_on_every_way() {
     let cloud = Cloud::start(&[]);

@@ -44,6 +44,10 @@ pub(crate) struct Services {
     /// The final report that the cloud did not take.
     unreported: Option<Report>,
     pub(crate) again: Again,
+    /// It has its factory state and has not heard yet what its owner desires.
+    forgot: bool,
+    /// The newest version of the twin that was seen in this connection.
+    twin_seen: u64,
     bound: Option<bool>,
     runs: String,
 }
@@ -68,8 +72,8 @@ enum BindingSaid {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum TwinSaid {
-    Delta { desired: Map<String, Value> },
-    Twin {},
+    Delta { version: u64, desired: Map<String, Value> },
+    Twin { version: u64, desired: Map<String, Value> },
     Accepted {},
     Refused { code: String },
 }
@@ -113,6 +117,8 @@ impl Services {
             reports: HashMap::new(),
             unreported: None,
             again: Again::default(),
+            forgot: true,
+            twin_seen: 0,
             bound: None,
             runs: env!("CARGO_PKG_VERSION").to_owned(),
         })
@@ -144,16 +150,22 @@ fn announce(shared: &Shared, identity: &Identity, listener: &TcpListener) -> std
 impl Unit {
     /// The unit is connected: says what it is.
     pub(crate) fn introduce(&mut self) {
-        self.report_whole();
+        self.services.twin_seen = 0;
+        self.ask_twin();
         if let Some(report) = self.services.unreported.take() {
             self.report_update(report);
         }
         self.services.hear(Heard::Connected);
     }
 
-    fn report_whole(&mut self) {
+    /// Reports all. What the cloud believes of a unit that has forgotten its state may be what is desired: then no delta comes, and
+    /// it asks.
+    fn ask_twin(&mut self) {
         let whole = twin::whole(&self.appliance, self.interval, &self.services.runs);
         self.report_twin(&whole);
+        if self.services.forgot {
+            self.ask("twin", &json!({"type": "get"}));
+        }
     }
 
     /// What its own state has come to by a command.
@@ -205,7 +217,7 @@ impl Unit {
     pub(crate) fn ask_again(&mut self) {
         while let Some(service) = self.services.again.due(self.now()) {
             match service {
-                "twin" => self.report_whole(),
+                "twin" => self.ask_twin(),
                 // Whoever pressed may have gone.
                 "binding" if self.services.waiting.as_ref().is_some_and(|waiting| !waiting.is_closed()) => {
                     self.ask_code();
@@ -241,15 +253,27 @@ impl Unit {
 
     fn handle_twin(&mut self, said: TwinSaid) {
         match said {
-            TwinSaid::Delta { desired } => {
-                let done = twin::carry_out(&mut self.appliance, &desired);
-                self.interval = done.interval.unwrap_or(self.interval);
-                if !done.reported.is_empty() {
-                    self.report_twin(&done.reported);
-                }
+            // An older one that comes late knows less.
+            TwinSaid::Delta { version, .. } if version < self.services.twin_seen => {}
+            TwinSaid::Delta { version, desired } => {
+                self.services.twin_seen = version;
+                self.carry_out(&desired);
+            }
+            TwinSaid::Twin { version, desired } => {
+                self.services.twin_seen = self.services.twin_seen.max(version);
+                self.services.forgot = false;
+                self.carry_out(&desired);
             }
             TwinSaid::Refused { code } => warn!(device = %self.id, code, "the twin refused a report"),
-            TwinSaid::Twin {} | TwinSaid::Accepted {} => {}
+            TwinSaid::Accepted {} => {}
+        }
+    }
+
+    fn carry_out(&mut self, desired: &Map<String, Value>) {
+        let done = twin::carry_out(&mut self.appliance, desired);
+        self.interval = done.interval.unwrap_or(self.interval);
+        if !done.reported.is_empty() {
+            self.report_twin(&done.reported);
         }
     }
 
@@ -294,6 +318,7 @@ impl Unit {
         self.interval = self.shared.interval;
         self.services.waiting = None;
         self.services.bound = None;
+        self.services.forgot = true;
         self.shared.console.note(&self.id, "is reset to its factory state");
     }
 

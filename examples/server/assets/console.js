@@ -29,10 +29,10 @@ function state(mark, word) {
 
 function show(beat) {
   for (const mark of document.querySelectorAll("[data-live]")) {
-    const text = beat.text[mark.dataset.live];
+    const text = beat.text?.[mark.dataset.live];
     if (text !== undefined && mark.textContent !== text) mark.textContent = text;
   }
-  for (const line of document.querySelectorAll("[data-live-points]")) line.setAttribute("points", beat.points);
+  for (const line of beat.points === undefined ? [] : document.querySelectorAll("[data-live-points]")) line.setAttribute("points", beat.points);
   for (const mark of document.querySelectorAll("[data-device]")) {
     const online = beat.online[mark.dataset.device];
     const dot = mark.querySelector(".dot");
@@ -119,6 +119,9 @@ document.addEventListener("htmx:afterSettle", () => {
   listen();
   if (document.querySelector("[data-chart] > svg")) drawAll();
 });
+
+// Whoever sent a form with a mistake goes on where it is.
+document.querySelector("[aria-invalid=true]")?.focus();
 
 listen();
 drawAll();

@@ -121,7 +121,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
         iot_ota::http::routes(ota.clone(), context.clone()).erased(),
     ];
     let (stop, stopped) = watch::channel(false);
-    let console = Console::new(auth.clone(), node.clone(), (twins.clone(), ota.clone()), stopped.clone());
+    let console =
+        Console::new(auth.clone(), node.clone(), (twins.clone(), ota.clone(), webhooks.clone()), stopped.clone());
     let pages = console::routes(console.clone(), context.clone());
     let router = console::inside(http::router(context.clone(), faces, pages, recorder.clone(), ready.clone()));
     let with_identity = |encrypted| {

@@ -113,7 +113,8 @@ pub(crate) fn surround(router: Router) -> Router {
 }
 
 async fn deadline(request: Request, next: Next) -> Response {
-    let is_image = request.method() == Method::PUT && request.uri().path().ends_with("/image");
+    let sends = matches!(*request.method(), Method::PUT | Method::POST);
+    let is_image = sends && request.uri().path().ends_with("/image");
     let within = if is_image { IMAGE_WITHIN } else { RESPONSE_WITHIN };
     match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,

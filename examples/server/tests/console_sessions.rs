@@ -3,67 +3,11 @@
 
 mod support;
 
-use std::{cell::RefCell, collections::BTreeMap};
-
-use support::{Server, text};
-use ureq::{Body, http::Response};
-
-/// A browser: it keeps cookies, and says of which site its requests are.
-struct Browser<'a> {
-    server: &'a Server,
-    cookies: RefCell<BTreeMap<String, String>>,
-    site: &'static str,
-}
-
-impl<'a> Browser<'a> {
-    fn of(server: &'a Server) -> Self {
-        Self { server, cookies: RefCell::default(), site: "same-origin" }
-    }
-
-    fn header(&self) -> String {
-        let cookies = self.cookies.borrow();
-        cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
-    }
-
-    fn keep(&self, answer: Response<Body>) -> Response<Body> {
-        for set in answer.headers().get_all("set-cookie") {
-            let set = set.to_str().unwrap();
-            assert!(set.contains("; HttpOnly") && set.contains("; SameSite=Lax"), "{set}");
-            let (name, value) = set.split(';').next().unwrap().split_once('=').unwrap();
-            match set.contains("Max-Age=0;") {
-                true => drop(self.cookies.borrow_mut().remove(name)),
-                false => drop(self.cookies.borrow_mut().insert(name.to_owned(), value.to_owned())),
-            }
-        }
-        answer
-    }
-
-    fn get(&self, path: &str) -> Response<Body> {
-        let request = support::agent().get(self.server.url(path)).header("Accept", "text/html");
-        self.keep(request.header("Cookie", self.header()).header("Sec-Fetch-Site", self.site).call().unwrap())
-    }
-
-    fn post(&self, path: &str, form: &[(&str, &str)]) -> (u16, String) {
-        let request = support::agent().post(self.server.url(path)).header("Accept", "text/html");
-        let request = request.header("Cookie", self.header()).header("Sec-Fetch-Site", self.site);
-        let answer = self.keep(request.send_form(form.iter().copied()).unwrap());
-        let location = answer.headers().get("location").map(|to| to.to_str().unwrap().to_owned());
-        (answer.status().as_u16(), location.unwrap_or_else(|| text(answer)))
-    }
-
-    fn set_up(&self) {
-        let once = self.server.password().unwrap();
-        let done = self.post("/setup", &[("once", once), ("name", "Ann"), ("email", EMAIL), ("password", PASSWORD)]);
-        assert_eq!(done, (303, "/".to_owned()));
-    }
-
-    fn is_in(&self) -> bool {
-        self.get("/").status() == 200
-    }
-}
-
-const EMAIL: &str = "ann@example.org";
-const PASSWORD: &str = "correct horse";
+use support::{
+    Server,
+    browser::{Browser, EMAIL, PASSWORD},
+    text,
+};
 
 #[test]
 fn from_the_printed_password_to_an_account_and_out_again() {

@@ -104,6 +104,13 @@ impl Auth {
         Ok(self.meta.page::<Account>("tenant", by.tenant.as_str(), after, limit).await?)
     }
 
+    /// The account with this address, in the tenant of `by`: for those who may see all accounts anyway.
+    pub async fn account_of(&self, by: &Principal, email: &EmailAddress) -> Result<Option<Account>, AuthError> {
+        let email_code = self.email_code(&by.tenant, email).await?;
+        let found = self.meta.find_by::<Account>("email", &email_code).await?;
+        Ok(found.map(|stored| stored.document).filter(|account| account.tenant == by.tenant))
+    }
+
     async fn administer(
         &self,
         by: &Principal,

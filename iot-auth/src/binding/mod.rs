@@ -65,7 +65,7 @@ impl Auth {
     /// Binds a device to a home of the account `by`.
     pub async fn bind(&self, by: &Principal, asked: &BindAsked, from: IpAddr) -> Result<Bound, AuthError> {
         let Ok(tries) = self.spend_code(by, from) else {
-            let entry = self.done(by, "bind", &Home::key_of(&by.tenant, &asked.home));
+            let entry = self.done(by, "bind", &Key::new(Home::KIND, format!("{}/-", by.tenant)));
             self.stranger_refused(entry, BindRefusal::Throttled.code()).await?;
             return Ok(Bound::Refused(BindRefusal::Throttled));
         };
@@ -112,8 +112,10 @@ impl Auth {
         code: Result<&str, BindRefusal>,
     ) -> Result<Step<Bound>, AuthError> {
         let key = Home::key_of(&by.tenant, &asked.home);
-        let refused = |why| Ok(self.not_bound(by, &key, Batch::default(), why));
         let to = self.meta.find::<Home>(&key).await?;
+        // What names no home is not written down: it may be anything, such as the code in the wrong place.
+        let key = if to.is_some() { key } else { Key::new(Home::KIND, format!("{}/-", by.tenant)) };
+        let refused = |why| Ok(self.not_bound(by, &key, Batch::default(), why));
         let allowed = account_of(by).zip(to).filter(|(account, to)| self.may_bind(&to.document, account));
         let Some((account, to)) = allowed else { return refused(BindRefusal::Forbidden) };
         let code = match code {

@@ -134,7 +134,8 @@ pub(super) async fn socket(
     if !is_same_origin(&headers) {
         return Err(Problem::new(403, "cross_site", "pages of other sites may not open this socket").into());
     }
-    let upgrade = upgrade.map_err(|rejection| Problem::new(426, "upgrade_required", rejection.body_text()))?;
+    let plain = |_| Problem::new(426, "upgrade_required", "open this address as a WebSocket, or read /v1/live");
+    let upgrade = upgrade.map_err(plain)?;
     let live = begin(&node, identity, wanted).await?;
     Ok(upgrade.max_message_size(CLIENT_MESSAGE_BYTES_MAX).on_upgrade(move |socket| carry(socket, live)))
 }

@@ -117,7 +117,7 @@ async fn write(
     }
     let expected_version = expected(request.headers())?;
     let body = read_body(request, MERGE_PATCH).await?;
-    let invalid = |e: serde_json::Error| Problem::invalid("body_invalid", e.to_string());
+    let invalid = |e: serde_json::Error| iot_http::problem::body_invalid(&e);
     let patch: Object = serde_json::from_slice(&body).map_err(invalid)?;
     let now = face.context.clock().timestamp();
     let expires = expires_s.map(|seconds| now.plus(Duration::from_secs(seconds)));

@@ -13,7 +13,7 @@ use iot_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::problem::ProblemResponse;
+use crate::problem::{ProblemResponse, body_invalid};
 
 /// The largest body of a request, in bytes, where [`Doc::body_limit`](crate::Doc::body_limit) does not say otherwise.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -30,9 +30,36 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ProblemResponse> {
         let body = read_body(request, "application/json").await?;
-        let invalid = |e: serde_json::Error| ProblemResponse(Problem::invalid("body_invalid", e.to_string()));
-        serde_json::from_slice(&body).map(Self).map_err(invalid)
+        serde_json::from_slice(&body).map(Self).map_err(|error| body_invalid(&error).into())
     }
+}
+
+/// A form, as a browser sends it. Errors: `415 content_type`, `413 body_too_large`, `400 body_invalid`.
+#[derive(Debug, Clone)]
+pub struct Form<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Form<T> {
+    type Rejection = ProblemResponse;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        let rejection = match axum::Form::<T>::from_request(request, state).await {
+            Ok(axum::Form(form)) => return Ok(Self(form)),
+            Err(rejection) => rejection,
+        };
+        Err(match rejection.status().as_u16() {
+            415 => Problem::new(415, "content_type", format!("send Content-Type: {FORM}")).into(),
+            400 | 422 => Problem::invalid("body_invalid", plain(&rejection.body_text())).into(),
+            other => unread(other),
+        })
+    }
+}
+
+/// What a rejection says, without which extractor says it.
+fn plain(text: &str) -> String {
+    let known = ["Failed to deserialize form body: ", "Failed to deserialize query string: ", "Invalid URL: "];
+    let stripped = known.iter().find_map(|prefix| text.strip_prefix(prefix));
+    stripped.unwrap_or(text).to_owned()
 }
 
 /// Reads a body of one media type within the route's limit. Errors: `415 content_type`, `413 body_too_large`,
@@ -67,7 +94,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
         match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(rejection) => Err(Problem::invalid("query_invalid", rejection.body_text()).into()),
+            Err(rejection) => Err(Problem::invalid("query_invalid", plain(&rejection.body_text())).into()),
         }
     }
 }
@@ -140,7 +167,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(path)) => Ok(Self(path)),
-            Err(rejection) => Err(Problem::invalid("id_invalid", rejection.body_text()).into()),
+            Err(rejection) => Err(Problem::invalid("id_invalid", plain(&rejection.body_text())).into()),
         }
     }
 }

@@ -36,7 +36,7 @@ pub mod problem;
 pub mod routes;
 
 pub use cookie::{Cookie, Cookies, same_origin};
-pub use extract::{Body, Items, PageQuery, Path, Query, read_body};
+pub use extract::{Body, Form, Items, PageQuery, Path, Query, read_body};
 pub use guard::Target;
 pub use idempotency::{Idempotency, sweep};
 pub use identity::{Identity, Peer, Person, authenticate};

@@ -22,7 +22,7 @@ use iot_core::{
     problem::{Cursor, Problem},
     store::Index,
 };
-use iot_http::{Body, Doc, Guard, Idempotency, PageQuery, ProblemResponse, Query, sweep};
+use iot_http::{Body, Doc, Form, Guard, Idempotency, PageQuery, ProblemResponse, Query, sweep};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{Site, ask, read, request, send, serve};
@@ -64,6 +64,28 @@ async fn a_body_is_json_of_the_right_shape_and_size() {
     let text = request("POST /x", "admin").header(CONTENT_TYPE, "text/plain").body(Bytes::from("{}")).unwrap();
     let (status, problem) = read(send(&router, text).await).await;
     assert_eq!((status.as_u16(), &problem["code"]), (415, &json!("content_type")));
+}
+
+#[tokio::test]
+async fn a_form_is_refused_as_a_body_is() {
+    let site = Site::new();
+    let handler = async |Form(thing): Form<Thing>| thing.name;
+    let router = serve(site.routes().post("/x", GUARD, Doc::new("x").body_limit(100), handler));
+    let send_form = async |media_type: &str, body: String| {
+        let request = request("POST /x", "admin").header(CONTENT_TYPE, media_type).body(Bytes::from(body)).unwrap();
+        read(send(&router, request).await).await
+    };
+    let form = "application/x-www-form-urlencoded";
+    assert_eq!(send_form(form, "name=a".to_owned()).await.0, StatusCode::OK);
+    for (media_type, body, status, code) in [
+        (form, "nome=a".to_owned(), 400, "body_invalid"),
+        (form, format!("name={}", "x".repeat(100)), 413, "body_too_large"),
+        ("text/plain", "name=a".to_owned(), 415, "content_type"),
+    ] {
+        let (is, problem) = send_form(media_type, body).await;
+        assert_eq!((is.as_u16(), &problem["code"]), (status, &json!(code)), "{problem}");
+        assert!(!problem["detail"].as_str().unwrap().contains("deserialize"), "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ pub trait MetaStore: fmt::Debug + Send + Sync + 'static {
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError>;
 
     /// The commits after `after` that wrote records, in order and without gaps: a commit appears before any later one
-    /// does. At most `limit`. A backend may forget all but the newest revisions, whose number is one of its limits; a
+    /// does, and at the latest when it returns. At most `limit`. A backend may forget all but the newest revisions, whose number is one of its limits; a
     /// reader so far behind gets [`StoreError::Damaged`] and must start from the present.
     async fn changes(&self, after: Revision, limit: u32) -> Result<Vec<Change>, StoreError>;
 

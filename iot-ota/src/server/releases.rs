@@ -144,7 +144,7 @@ impl Ota {
     }
 
     /// The signed release as it was given.
-    pub(super) async fn signed(&self, release: &ReleaseRecord) -> Result<SignedRelease, OtaError> {
+    pub async fn signed(&self, release: &ReleaseRecord) -> Result<SignedRelease, OtaError> {
         let key = SignedRecord::key_of(&release.tenant, &release.id);
         let found = self.meta.find::<SignedRecord>(&key).await?;
         found.map(|stored| stored.document.signed).ok_or_else(|| OtaError::Damaged(format!("{key} is gone")))

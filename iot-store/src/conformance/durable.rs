@@ -53,6 +53,31 @@ pub async fn records_and_changes_are_there_again(backend: &mut dyn Backend) {
     assert!(done(stores.meta.commit(writes([put(2, "{}", &[])])).await.unwrap()) > revision);
 }
 
+/// All that was answered, however many wrote at once, as often as it is opened.
+pub async fn writes_from_many_tasks_are_there_again(backend: &mut dyn Backend) {
+    const TASKS: u32 = 8;
+    const COMMITS: u32 = 10;
+    for round in 0..3 {
+        let stores = backend.open().await;
+        let mut writers = tokio::task::JoinSet::new();
+        for task in 0..TASKS {
+            let meta = std::sync::Arc::clone(&stores.meta);
+            writers.spawn(async move {
+                for n in 0..COMMITS {
+                    done(meta.commit(writes([put(format!("{round}-{task}-{n}"), "{}", &[])])).await.unwrap());
+                }
+            });
+        }
+        writers.join_all().await;
+        drop(stores);
+        let stores = backend.open().await;
+        let changes = stores.meta.changes(Revision(0), 1_000).await.unwrap();
+        assert_eq!(changes.len(), ((round + 1) * TASKS * COMMITS) as usize);
+        let keys: Vec<_> = changes.into_iter().flat_map(|change| change.keys).collect();
+        assert!(stores.meta.get(&keys).await.unwrap().iter().all(Option::is_some));
+    }
+}
+
 /// With latest values, what was seen of a device's count, and checkpoints; cursors go on.
 pub async fn telemetry_is_there_again(backend: &mut dyn Backend) {
     let (s, consumer) = (series("d", 1), ConsumerId::parse("twin").unwrap());

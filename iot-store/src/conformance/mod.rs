@@ -8,29 +8,46 @@
 //!
 //! #[async_trait::async_trait]
 //! impl iot_store::conformance::Backend for Mine {
+//!     fn capabilities(&self) -> &'static [Capability] {
+//!         &[Capability::DurableRecords, Capability::DurableTelemetry, Capability::DurableSessions]
+//!     }
+//!
 //!     async fn open(&mut self) -> iot_core::store::Stores {
 //!         Stores::new(MyStore::open(self.0.path(), LIMITS).await.unwrap())
 //!     }
 //! }
 //!
-//! iot_store::conformance!(Mine(tempfile::tempdir().unwrap()));
-//! iot_store::conformance_durable!(Mine(tempfile::tempdir().unwrap()));
+//! iot_store::conformance!(Mine(tempfile::tempdir().unwrap()), skips: [
+//!     "shared::commits_are_seen_at_once",
+//!     // …
+//! ]);
 //! ```
 //!
-//! The functions panic where a promise is broken.
+//! Most cases need nothing but what every backend must do. A case that needs a [`Capability`] which the backend does not
+//! declare says so and ends; which cases those are is written in the test file, and a test of its own fails if the list
+//! says more or less than is skipped. The functions panic where a promise is broken.
+//!
+//! The last case, `model`, carries out random histories on the backend and on [`memory`](crate::memory), and compares all
+//! answers and all that can be read.
 #![allow(clippy::unwrap_used, reason = "an exam fails by panicking")]
 
 #[cfg(feature = "blobs")]
 pub mod blob;
+pub mod bounds;
+mod capability;
 pub mod durable;
 pub mod meta;
+pub mod model;
 pub mod queue;
+pub mod races;
 pub mod retained;
 mod samples;
 pub mod session;
+pub mod shared;
 pub mod telemetry;
 
 use async_trait::async_trait;
+pub use capability::{Capability, Case, check_skips, is_skipped, tell};
 use iot_core::store::Stores;
 
 use crate::StoreLimits;
@@ -41,14 +58,30 @@ pub const LIMITS: StoreLimits = StoreLimits { queue_messages_max: 20, retained_m
 /// A backend that can be opened: empty at first, afterwards as it was left.
 #[async_trait]
 pub trait Backend: Send {
-    /// Opens it with [`LIMITS`]; all that an earlier call returned has been dropped.
+    /// What it can do beyond what every backend must.
+    fn capabilities(&self) -> &'static [Capability];
+
+    /// Opens it with [`LIMITS`]; all that an earlier call returned has been dropped, unless it declares
+    /// [`Capability::Shared`].
     async fn open(&mut self) -> Stores;
+
+    /// How many random histories are compared with memory.
+    fn histories(&self) -> u32 {
+        HISTORIES
+    }
 }
 
-/// Makes a test of each case; the expression gives a new, empty [`Backend`](crate::conformance::Backend).
+/// How many random histories are compared with memory, if a backend does not say otherwise.
+pub const HISTORIES: u32 = 48;
+
+/// Makes a test of each case; the expression gives a new, empty [`Backend`](crate::conformance::Backend). Further tests
+/// compare the cases that are skipped with those that are named after it, and print which case is run.
 #[macro_export]
 macro_rules! conformance {
-    ($backend:expr) => {
+    ($backend:expr $(,)?) => {
+        $crate::conformance! { $backend, skips: [] }
+    };
+    ($backend:expr, skips: [$($skip:literal),* $(,)?] $(,)?) => {
         $crate::conformance_cases! { $backend, meta, meta: [
             a_record_is_created_replaced_and_deleted,
             records_are_read_in_the_order_of_the_keys,
@@ -137,32 +170,72 @@ macro_rules! conformance {
             expired_ones_make_room,
             tenants_are_apart,
         ] }
-    };
-}
+        $crate::conformance_cases! { $backend, races, all: [
+            one_index_value_is_won_once,
+            no_increment_of_a_twin_is_lost,
+            openings_and_offers_are_fenced,
+            a_cancelled_batch_is_whole_or_absent,
+            a_conflict_at_the_end_undoes_the_beginning,
+            records_inserted_around_the_cursor_are_met_once,
+            a_queue_is_read_on_while_it_grows,
+            what_has_returned_is_told,
+        ] }
+        $crate::conformance_cases! { $backend, bounds, all: [
+            times_reach_from_the_first_to_the_last,
+            ranges_end_where_time_ends,
+            buckets_hold_at_the_ends_of_time,
+            a_year_is_not_a_bound,
+            whole_numbers_keep_every_bit,
+            texts_are_compared_by_bytes_also_when_long,
+            batches_may_be_large,
+            a_queue_drops_nothing_by_itself,
+        ] }
+        $crate::conformance_opened! { $backend, durable: [
+            records_and_changes_are_there_again: DurableRecords,
+            telemetry_is_there_again: DurableTelemetry,
+            sessions_are_there_again: DurableSessions,
+            queues_are_there_again: DurableSessions,
+            retained_messages_are_there_again: DurableSessions,
+            counters_go_on: DurableTelemetry DurableSessions,
+            writes_from_many_tasks_are_there_again: DurableRecords,
+        ] }
+        $crate::conformance_opened! { $backend, shared: [
+            commits_are_seen_at_once: Shared,
+            one_of_many_handles_wins: Shared,
+            changes_are_complete_from_every_handle: Shared,
+            a_session_passes_from_node_to_node: Shared,
+            what_one_node_appends_another_reads: Shared,
+        ] }
 
-/// Makes a test of each case that drops the stores and opens them again; for backends that keep what they were given.
-#[macro_export]
-macro_rules! conformance_durable {
-    ($backend:expr) => {
-        mod durable {
-            use super::*;
-            $crate::conformance_durable! { @cases $backend, [
-                records_and_changes_are_there_again,
-                telemetry_is_there_again,
-                sessions_are_there_again,
-                queues_are_there_again,
-                retained_messages_are_there_again,
-                counters_go_on,
-            ] }
+        #[test]
+        fn model() {
+            $crate::conformance::model::compare_histories(|| $backend);
         }
-    };
-    (@cases $backend:expr, [$($case:ident),* $(,)?]) => {
-        $(
-            #[tokio::test]
-            async fn $case() {
-                $crate::conformance::durable::$case(&mut $backend).await;
-            }
-        )*
+
+        fn conformance_cases() -> Vec<$crate::conformance::Case> {
+            [
+                meta::CASES,
+                telemetry::CASES,
+                session::CASES,
+                queue::CASES,
+                retained::CASES,
+                races::CASES,
+                bounds::CASES,
+                durable::CASES,
+                shared::CASES,
+            ]
+            .concat()
+        }
+
+        #[test]
+        fn skips_are_those_that_are_listed() {
+            $crate::conformance::check_skips(&$backend, &conformance_cases(), &[$($skip),*]);
+        }
+
+        #[test]
+        fn conformance_table() {
+            $crate::conformance::tell(&$backend, &conformance_cases());
+        }
     };
 }
 
@@ -173,12 +246,54 @@ macro_rules! conformance_cases {
     ($backend:expr, $module:ident, $store:ident: [$($case:ident),* $(,)?]) => {
         mod $module {
             use super::*;
+            pub(super) const CASES: &[$crate::conformance::Case] = &[
+                $($crate::conformance::Case { module: stringify!($module), name: stringify!($case), needs: &[] },)*
+            ];
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     let mut backend = $backend;
                     let stores = $crate::conformance::Backend::open(&mut backend).await;
-                    $crate::conformance::$module::$case(&stores.$store).await;
+                    $crate::conformance::$module::$case($crate::conformance_store!(stores, $store)).await;
+                }
+            )*
+        }
+    };
+}
+
+/// What a case is given.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_store {
+    ($stores:ident, all) => {
+        &$stores
+    };
+    ($stores:ident, $store:ident) => {
+        &$stores.$store
+    };
+}
+
+/// One test per case that opens the stores itself, with the capabilities that it needs.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_opened {
+    ($backend:expr, $module:ident: [$($case:ident: $($needs:ident)+),* $(,)?]) => {
+        mod $module {
+            use super::*;
+            pub(super) const CASES: &[$crate::conformance::Case] = &[
+                $($crate::conformance::Case {
+                    module: stringify!($module),
+                    name: stringify!($case),
+                    needs: &[$($crate::conformance::Capability::$needs),+],
+                },)*
+            ];
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let mut backend = $backend;
+                    if !$crate::conformance::is_skipped(&backend, CASES, stringify!($case)) {
+                        $crate::conformance::$module::$case(&mut backend).await;
+                    }
                 }
             )*
         }

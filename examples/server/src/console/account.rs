@@ -1,18 +1,19 @@
 //! A person's own account: name, password, and the browsers and applications that are signed in.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap};
-use iot_auth::account::{Login, Password, PasswordChanged};
+use axum::{extract::State, http::HeaderMap};
+use iot_auth::account::{Deleted, Login, PasswordChanged};
 use iot_core::{id::LoginId, problem::Problem, secret::Secret};
-use iot_http::{Identity, Path, Person, ProblemResponse, Query, identity::Connection};
+use iot_http::{Form, Identity, Path, Person, ProblemResponse, Query, identity::Connection};
 use serde::Deserialize;
 
 use super::{
     Console,
+    confirm::{self, Question},
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     session::{CookieChange, label},
     show::{self, Moment},
-    sign_in::{person_name, sentence},
+    sign_in::{password, person_name},
 };
 
 #[derive(Deserialize)]
@@ -25,6 +26,8 @@ pub(super) struct View {
 struct AccountPage {
     shell: Shell,
     email: String,
+    /// Whether it was proved that the address is theirs.
+    verified: bool,
     /// What the account is to the vendor; empty for a customer.
     role: String,
     name: String,
@@ -72,6 +75,7 @@ async fn compose(
     Ok(AccountPage {
         shell,
         email: email.expose().to_owned(),
+        verified: account.verified,
         role: account.staff.map(|role| format!("{role:?}").to_lowercase()).unwrap_or_default(),
         name: account.name,
         logins: logins.into_iter().map(shown).collect(),
@@ -145,8 +149,8 @@ pub(super) async fn change_password(
     (who, person): (Identity, Person),
     Form(asked): Form<NewPassword>,
 ) -> Answer {
-    let wrong = match Password::parse(&asked.password) {
-        Err(error) => Wrong::default().with("password", sentence(&error)),
+    let wrong = match password(&asked.password) {
+        Err(what) => Wrong::default().with("password", what),
         Ok(new) => {
             let (label, from) = (label(&headers), connection.peer.ip());
             let Person { principal, account, .. } = &person;
@@ -178,11 +182,63 @@ pub(super) async fn end_login(
     }
 }
 
+pub(super) async fn ask_end_all(State(console): State<Console>, who: Identity) -> Answer {
+    let question = Question {
+        section: "account",
+        asks: "Sign out everywhere?".to_owned(),
+        from: account_page(),
+        ends: vec!["Every browser and every application is signed out, this browser too.".to_owned()],
+        stays: vec!["Your account, your homes and your devices.".to_owned()],
+        action: "/account/sign-out-everywhere".to_owned(),
+        seen: String::new(),
+        button: "Sign out everywhere",
+    };
+    confirm::ask(&console, &who, question).await
+}
+
+fn account_page() -> (String, String) {
+    ("/account".to_owned(), "Your account".to_owned())
+}
+
 pub(super) async fn end_all(State(console): State<Console>, connection: Connection, person: Person) -> Answer {
     match console.auth.log_out_everywhere(&person.principal, &person.account).await? {
         true => Ok(CookieChange::end(connection).onto(see("/sign-in"))),
         false => Err(Problem::not_found("account").into()),
     }
+}
+
+fn deletion() -> Question {
+    Question {
+        section: "account",
+        asks: "Delete your account?".to_owned(),
+        from: account_page(),
+        ends: vec![
+            "Your name, your address and your password are erased, and all sign-ins are over.".to_owned(),
+            "You leave every home that you were let into, with all whom you have let in.".to_owned(),
+        ],
+        stays: vec!["Homes of others and their devices. You can register again with the same address.".to_owned()],
+        action: "/account/delete".to_owned(),
+        seen: String::new(),
+        button: "Delete the account",
+    }
+}
+
+pub(super) async fn ask_delete(State(console): State<Console>, who: Identity) -> Answer {
+    confirm::ask(&console, &who, deletion()).await
+}
+
+pub(super) async fn delete(
+    State(console): State<Console>,
+    connection: Connection,
+    (who, person): (Identity, Person),
+) -> Answer {
+    let why = match console.auth.delete_account(&person.principal, &person.account).await? {
+        Deleted::Done => return Ok(CookieChange::end(connection).onto(see("/sign-in?done=deleted"))),
+        Deleted::OwnsHomes => "You own homes: transfer them to somebody or dissolve them first.",
+        Deleted::IsAdmin => "You are an administrator: another one must take that from you first.",
+        Deleted::NoSuchAccount => return Err(Problem::not_found("account").into()),
+    };
+    confirm::refuse(&console, &who, deletion(), why).await
 }
 
 #[cfg(test)]

@@ -96,6 +96,10 @@ impl Entry {
         let link = match subject.split_once(':') {
             Some(("device", id)) => format!("/devices/{id}"),
             Some(("product", id)) => format!("/products/{id}"),
+            Some(("home", id)) => format!("/homes/{id}"),
+            Some(("release", id)) => format!("/releases/{id}"),
+            Some(("rollout", id)) => format!("/rollouts/{id}"),
+            Some(("account", id)) => format!("/staff/{id}"),
             _ => String::new(),
         };
         Self {

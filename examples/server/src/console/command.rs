@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_conn::node::Commanded;
 use iot_core::{
     command::{COMMAND_TIMEOUT_DEFAULT, CommandRequest, CommandSender, CommandState, Offline, Receipt},
@@ -12,7 +12,7 @@ use iot_core::{
     store::StoreError,
     time::Timestamp,
 };
-use iot_http::{Identity, Target};
+use iot_http::{Form, Identity, Target};
 use serde::Deserialize;
 
 use super::{

@@ -18,7 +18,8 @@ use serde::Deserialize;
 use super::{
     Console,
     command::{Asked, ReceiptShown},
-    devices::Row,
+    devices::{Choice, Row},
+    ownership,
     page::{Answer, Shell, Wrong, account_name, page, page_as},
     show::{self, Moment},
     sign_in::sentence,
@@ -59,6 +60,8 @@ pub(super) struct DevicePage {
     twin: Option<TwinShown>,
     update: UpdateShown,
     allowed: Vec<AllowedShown>,
+    /// Where its owner may move it; `None` for others.
+    targets: Option<Vec<Choice>>,
     /// The name of its home; empty if it has none.
     home: String,
     asked: Asked,
@@ -187,12 +190,14 @@ async fn compose(console: &Console, who: &Identity, device: Device, view: View) 
         Some(home) if may(Permission::ReadHome) => allowed(console, &device, home).await?,
         _ => Vec::new(),
     };
+    let targets = ownership::targets(console, who, &device).await?;
     let seen = sight(&who.grants, &device, now);
     Ok(DevicePage {
         sees_printed: seen >= Sight::Household,
         sees_all: seen >= Sight::Whole,
         shell,
         allowed,
+        targets,
         home: home.map_or_else(String::new, |home| home.name),
         twin,
         update,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_auth::{
     binding::{BindAsked, Bound},
     home::{INVITE_VALIDITY_DEFAULT, InviteAsked, Invited},
@@ -19,7 +19,7 @@ use iot_core::{
     store::MetaStoreExt,
     time::Timestamp,
 };
-use iot_http::{Identity, Path, ProblemResponse, Query, Target, identity::Connection};
+use iot_http::{Form, Identity, Path, ProblemResponse, Query, Target, identity::Connection};
 use qrcodegen::{QrCode, QrCodeEcc};
 use serde::Deserialize;
 
@@ -50,8 +50,21 @@ struct HomePage {
     may_manage: bool,
     may_bind: bool,
     is_in: bool,
+    /// Whether the reader is the owner.
+    is_owner: bool,
+    /// Where its webhooks are, for those who may see them.
+    may_webhooks: bool,
+    /// The name as it was sent.
+    asked: NewName,
     issued: Option<Issued>,
     wrong: Wrong,
+}
+
+/// The form for a name.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct NewName {
+    #[serde(default)]
+    pub(super) name: String,
 }
 
 struct MemberShown {
@@ -61,7 +74,7 @@ struct MemberShown {
     ends: Option<Moment>,
     is_over: bool,
     is_reader: bool,
-    may_remove: bool,
+    may_change: bool,
 }
 
 struct InviteShown {
@@ -101,10 +114,7 @@ async fn compose(
     let (tenant, now) = (&who.principal.tenant, console.now());
     let shell = Shell::of(console, who, "homes", &*home.name).await?.noticing(done);
     let may = |permission| check(&who.grants, permission, &Resource::home(tenant, &home.id), now).allow;
-    let reader = match &who.principal.subject {
-        Subject::Account { account, .. } => Some(account),
-        _ => None,
-    };
+    let reader = reader_of(who);
     let place = format!("{tenant}/{}", home.id);
     let found = console.meta().page::<Device>("home", &place, None, HOME_DEVICES_MAX).await?;
     let mut members = Vec::with_capacity(home.members.len());
@@ -124,11 +134,28 @@ async fn compose(
         may_manage: is_in && may(Permission::ManageHome),
         may_bind: is_in && may(Permission::Bind),
         is_in,
+        is_owner: reader.is_some_and(|reader| home.role_of(reader, now) == Some(Role::Owner)),
+        may_webhooks: may(Permission::ManageWebhooks),
+        asked: NewName { name: home.name.clone() },
         issued: None,
         wrong: Wrong::default(),
         id: home.id.to_string(),
         name: home.name,
     })
+}
+
+/// Which account reads, if it is one.
+pub(super) fn reader_of(who: &Identity) -> Option<&AccountId> {
+    match &who.principal.subject {
+        Subject::Account { account, .. } => Some(account),
+        _ => None,
+    }
+}
+
+/// The page with a name that could not be given.
+pub(super) async fn refused(console: &Console, who: &Identity, home: Home, asked: NewName, wrong: Wrong) -> Answer {
+    let shown = compose(console, who, home, None).await?;
+    Ok(invalid(&HomePage { asked, wrong, ..shown }))
 }
 
 async fn member_shown(
@@ -147,7 +174,7 @@ async fn member_shown(
         ends: (end < Timestamp::MAX).then(|| Moment::of(end, now)),
         is_over: end <= now,
         is_reader: reader == Some(&member.account),
-        may_remove: role.is_some_and(|role| role.may_grant(member.role)),
+        may_change: role.is_some_and(|role| role.may_grant(member.role)),
     })
 }
 
@@ -242,33 +269,6 @@ pub(super) async fn withdraw(
     let home = home.document.id;
     settled(&console.auth.withdraw_invite(&who.principal, &home, &invite).await?)?;
     Ok(see(&format!("/homes/{home}?done=withdrawn")))
-}
-
-#[derive(Deserialize)]
-pub(super) struct MemberPath {
-    account: AccountId,
-}
-
-pub(super) async fn remove(
-    State(console): State<Console>,
-    who: Identity,
-    Target(home): Target<Home>,
-    Path(MemberPath { account }): Path<MemberPath>,
-) -> Answer {
-    let home = home.document.id;
-    settled(&console.auth.remove_member(&who.principal, &home, &account).await?)?;
-    Ok(see(&format!("/homes/{home}?done=removed")))
-}
-
-pub(super) async fn leave(State(console): State<Console>, who: Identity, Target(home): Target<Home>) -> Answer {
-    match console.auth.leave_home(&who.principal, &home.document.id).await? {
-        Ruling::Changed(_) => Ok(see("/homes?done=left")),
-        Ruling::Refused(why) => {
-            let wrong = Wrong::default().with("leave", refusal(why)?);
-            let shown = compose(&console, &who, home.document, None).await?;
-            Ok(invalid(&HomePage { wrong, ..shown }))
-        }
-    }
 }
 
 fn settled(ruling: &Ruling) -> Result<(), ProblemResponse> {

@@ -1,20 +1,21 @@
 //! Homes: those that somebody is in, and for the vendor's people all of them.
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
-    access::Subject,
     home::{HOMES_PER_ACCOUNT_MAX, Home, HomeRefusal, Ruling, member_index},
     id::AccountId,
     problem::{Cursor, Problem},
     secret::Secret,
     store::{MetaStoreExt, StoreError},
+    time::Timestamp,
 };
-use iot_http::{Identity, Person, ProblemResponse, Query, identity::Connection};
+use iot_http::{Form, Identity, Person, ProblemResponse, Query, identity::Connection};
 use serde::Deserialize;
 
 use super::{
     Console,
+    home::reader_of,
     page::{Answer, Shell, Wrong, invalid, page, secret, see},
     sign_in::person_name,
 };
@@ -33,15 +34,18 @@ struct Row {
     name: String,
     /// What the reader is to it; empty if nothing.
     role: String,
+    /// Whether the reader's access has ended, so that they can only leave.
+    is_over: bool,
     members: usize,
 }
 
 impl Row {
-    fn of(home: &Home, reader: Option<&AccountId>) -> Self {
+    fn of(home: &Home, reader: Option<&AccountId>, now: Timestamp) -> Self {
         let role = reader.and_then(|reader| home.member(reader)).map(|member| role_word(member.role).to_owned());
         Self {
             id: home.id.to_string(),
             name: home.name.clone(),
+            is_over: role.is_some() && reader.is_none_or(|reader| home.role_of(reader, now).is_none()),
             role: role.unwrap_or_default(),
             members: home.members.len(),
         }
@@ -79,21 +83,18 @@ pub(super) async fn list(State(console): State<Console>, who: Identity, Query(vi
 async fn compose(console: &Console, who: &Identity, view: View) -> Result<HomesPage, StoreError> {
     let tenant = &who.principal.tenant;
     let shell = Shell::of(console, who, "homes", "Homes").await?.noticing(view.done.as_deref());
-    let reader = match &who.principal.subject {
-        Subject::Account { account, .. } => Some(account),
-        _ => None,
-    };
+    let (reader, now) = (reader_of(who), console.now());
     let mut own = Vec::new();
     if let Some(account) = reader {
         let index = member_index(tenant, account);
         let found = console.meta().page::<Home>("member", &index, None, HOMES_PER_ACCOUNT_MAX).await?;
-        own.extend(found.items.iter().map(|stored| Row::of(&stored.document, reader)));
+        own.extend(found.items.iter().map(|stored| Row::of(&stored.document, reader, now)));
     }
     let (mut all, mut next) = (Vec::new(), String::new());
     if shell.may.read {
         let after = view.cursor.as_deref().and_then(Cursor::decode);
         let found = console.meta().page::<Home>("tenant", tenant.as_str(), after.as_ref(), ROWS).await?;
-        all.extend(found.items.iter().map(|stored| Row::of(&stored.document, reader)));
+        all.extend(found.items.iter().map(|stored| Row::of(&stored.document, reader, now)));
         next = found.next.map(|cursor| format!("/homes?cursor={}", cursor.encode())).unwrap_or_default();
     }
     Ok(HomesPage { shell, own, all, next, name: String::new(), wrong: Wrong::default() })

@@ -1,6 +1,6 @@
-//! Figures that change while a page is open: one server-sent event a second.
+//! What changes while a page is open: one server-sent event a second.
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract,
@@ -12,7 +12,7 @@ use axum::{
 use futures_util::stream::unfold;
 use iot_conn::node::Alarm;
 use iot_core::{
-    access::{Access, Permission, Principal, Resource, Standing, check},
+    access::{Access, Grants, Permission, Principal, Resource, Standing, check},
     device::Device,
     id::{DeviceId, TenantId},
     problem::Problem,
@@ -21,10 +21,14 @@ use iot_core::{
 use iot_http::{Identity, ProblemResponse, Query};
 use iot_ota::rollout::{Rollout, State};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Console, page::Answer, show};
 
+/// The most streams of the vendor's people and applications; a further page is without.
+const VENDOR_STREAMS_MAX: usize = 64;
+/// The most streams of people with homes.
+const PEOPLE_STREAMS_MAX: usize = 256;
 /// The most devices that one page watches.
 const WATCHED_MAX: usize = 100;
 /// The most rollouts that are looked at to count those that are running.
@@ -91,18 +95,45 @@ impl Counts {
 /// One event.
 #[derive(Serialize)]
 struct Beat {
-    text: Figures,
+    /// For those who see all of the tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<Figures>,
     /// Of the line of messages per second.
-    points: String,
-    /// Of the devices that are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points: Option<String>,
+    /// Of the devices that are watched and may be seen.
     online: BTreeMap<String, bool>,
+}
+
+/// How many streams are open, the vendor's and those of people apart: neither takes the other's place.
+#[derive(Debug, Clone)]
+pub(super) struct Streams {
+    vendor: Arc<Semaphore>,
+    people: Arc<Semaphore>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            vendor: Arc::new(Semaphore::new(VENDOR_STREAMS_MAX)),
+            people: Arc::new(Semaphore::new(PEOPLE_STREAMS_MAX)),
+        }
+    }
+}
+
+/// What a reader sees, as of when it was asked last.
+enum Sees {
+    /// All of the tenant, and its figures.
+    All(Counts),
+    /// These of the devices that are watched.
+    Some(Vec<DeviceId>),
 }
 
 struct Reader {
     console: Console,
     principal: Principal,
     watched: Vec<DeviceId>,
-    counts: Counts,
+    sees: Sees,
     ticks: watch::Receiver<u64>,
     beats: u64,
     _place: OwnedSemaphorePermit,
@@ -114,25 +145,42 @@ pub(super) async fn stream(
     who: Identity,
     Query(watch): Query<Watch>,
 ) -> Answer {
-    let Ok(place) = console.streams.clone().try_acquire_owned() else {
+    let ids = watch.devices.split(',').take(WATCHED_MAX);
+    let watched: Vec<DeviceId> = ids.filter_map(|id| DeviceId::parse(id).ok()).collect();
+    let sees = sees(&console, &who.principal.tenant, &who.grants, &watched).await?;
+    let places = match sees {
+        Sees::All(_) => &console.streams.vendor,
+        Sees::Some(_) => &console.streams.people,
+    };
+    let Ok(place) = places.clone().try_acquire_owned() else {
         let problem = Problem::new(503, "too_many_streams", "too many pages are live; reload to see newer figures");
         return Err(ProblemResponse(problem));
     };
-    let ids = watch.devices.split(',').take(WATCHED_MAX);
-    let reader = Reader {
-        watched: ids.filter_map(|id| DeviceId::parse(id).ok()).collect(),
-        counts: Counts::of(&console, &who.principal.tenant).await?,
-        ticks: console.pulse.ticks(),
-        principal: who.principal,
-        beats: 0,
-        _place: place,
-        console,
-    };
+    let ticks = console.pulse.ticks();
+    let reader = Reader { watched, sees, ticks, principal: who.principal, beats: 0, _place: place, console };
     let events = unfold(reader, async |mut reader| {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response())
+}
+
+/// What these grants let somebody see now.
+async fn sees(console: &Console, tenant: &TenantId, grants: &Grants, watched: &[DeviceId]) -> Result<Sees, StoreError> {
+    let now = console.now();
+    let may_read = |resource: &Resource| check(grants, Permission::ReadDevice, resource, now).allow;
+    if may_read(&Resource::tenant(tenant)) {
+        return Ok(Sees::All(Counts::of(console, tenant).await?));
+    }
+    let mut seen = Vec::new();
+    for id in watched {
+        // As it stands now: a device that has left the home is seen no more.
+        let device = console.meta().find::<Device>(&Device::key_of(tenant, id)).await?;
+        if device.is_some_and(|device| may_read(&Resource::device(&device.document))) {
+            seen.push(id.clone());
+        }
+    }
+    Ok(Sees::Some(seen))
 }
 
 impl Reader {
@@ -143,20 +191,19 @@ impl Reader {
                 _ = self.console.stopped.wait_for(|stopped| *stopped) => return None,
             }
         }
-        if self.beats.is_multiple_of(ASKED_EVERY) {
-            if !self.may_read().await {
-                return None;
-            }
-            self.counts = Counts::of(&self.console, &self.principal.tenant).await.ok()?;
+        // What a household sees may end from one second to the next.
+        if matches!(self.sees, Sees::Some(_)) || self.beats.is_multiple_of(ASKED_EVERY) {
+            self.sees = self.ask().await?;
         }
         self.beats += 1;
         Event::default().json_data(self.beat()).ok()
     }
 
-    async fn may_read(&self) -> bool {
-        let Ok(Standing::Current(grants)) = self.console.auth.standing(&self.principal).await else { return false };
-        let tenant = Resource::tenant(&self.principal.tenant);
-        check(&grants, Permission::ReadDevice, &tenant, self.console.now()).allow
+    /// `None` if the reader is signed out, or sees another part than before: its page is then to be opened anew.
+    async fn ask(&self) -> Option<Sees> {
+        let Ok(Standing::Current(grants)) = self.console.auth.standing(&self.principal).await else { return None };
+        let sees = sees(&self.console, &self.principal.tenant, &grants, &self.watched).await.ok()?;
+        (std::mem::discriminant(&sees) == std::mem::discriminant(&self.sees)).then_some(sees)
     }
 
     fn beat(&self) -> Beat {
@@ -164,10 +211,13 @@ impl Reader {
             let presence = self.console.node.presence(&self.principal.tenant, id);
             (id.to_string(), presence.is_some_and(|presence| presence.online))
         };
-        Beat {
-            text: Figures::of(&self.console, self.counts),
-            points: self.console.pulse.points(),
-            online: self.watched.iter().map(online).collect(),
+        match &self.sees {
+            Sees::All(counts) => Beat {
+                text: Some(Figures::of(&self.console, *counts)),
+                points: Some(self.console.pulse.points()),
+                online: self.watched.iter().map(online).collect(),
+            },
+            Sees::Some(devices) => Beat { text: None, points: None, online: devices.iter().map(online).collect() },
         }
     }
 }

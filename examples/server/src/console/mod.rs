@@ -7,48 +7,63 @@
 //! |---|---|
 //! | [`page`] | the frame of a page, answers of forms |
 //! | [`dress`] | headers, problems as pages |
-//! | [`sign_in`], [`session`], [`account`] | who is there |
+//! | [`sign_in`], [`register`], [`reset`], [`session`], [`account`] | who is there |
+//! | [`confirm`] | asks before something is lost |
 //! | [`assets`] | scripts and styles |
 //! | [`pulse`], [`live`] | the last minutes, and their stream |
-//! | [`overview`], [`devices`], [`device`], [`twin`], [`command`], [`timeline`], [`products`], [`rollouts`], [`homes`], [`home`], [`audit`] | the pages |
+//! | [`overview`], [`devices`], [`device`], [`twin`], [`command`], [`timeline`], [`ownership`] | devices |
+//! | [`products`], [`trust`], [`releases`], [`release`], [`rollouts`] | what they are, and what they run |
+//! | [`homes`], [`home`], [`member`], [`ending`] | the people around them |
+//! | [`webhooks`], [`webhook`], [`staff`], [`audit`], [`more`] | the rest |
 
 mod account;
 mod assets;
 mod audit;
 mod command;
+mod confirm;
 mod device;
 mod devices;
 mod dress;
+mod ending;
 mod home;
 mod homes;
 mod live;
+mod member;
+mod more;
 mod overview;
+mod ownership;
 mod page;
 mod products;
 mod pulse;
+mod register;
+mod release;
+mod releases;
+mod reset;
 mod rollouts;
 mod session;
 mod show;
 mod sign_in;
+mod staff;
 mod timeline;
+mod trust;
 mod twin;
+mod webhook;
+mod webhooks;
 
 use std::sync::Arc;
 
 use iot_auth::{Auth, registry::CSV_BYTES_MAX};
-use iot_conn::{node::Node, twin::Twins};
+use iot_conn::{node::Node, push::webhook::Webhooks, twin::Twins};
 use iot_core::{access::Permission, store::MetaStore, time::Timestamp};
 use iot_http::{Doc, Guard, GuardContext, Idempotency, Routes};
 use iot_ota::server::Ota;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub(crate) use dress::{inside, outside};
+use live::Streams;
 use pulse::Pulse;
 use session::Renewals;
-
-/// The most streams of live figures; a further page is without.
-const STREAMS_MAX: usize = 64;
 
 /// What pages are made from. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -57,8 +72,9 @@ pub(crate) struct Console {
     node: Node,
     twins: Arc<Twins>,
     ota: Arc<Ota>,
+    webhooks: Arc<Webhooks>,
     pulse: Pulse,
-    streams: Arc<Semaphore>,
+    streams: Streams,
     renewals: Renewals,
     stopped: watch::Receiver<bool>,
 }
@@ -68,7 +84,7 @@ impl Console {
     pub(crate) fn new(
         auth: Arc<Auth>,
         node: Node,
-        (twins, ota): (Arc<Twins>, Arc<Ota>),
+        (twins, ota, webhooks): (Arc<Twins>, Arc<Ota>, Arc<Webhooks>),
         stopped: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -76,8 +92,9 @@ impl Console {
             node,
             twins,
             ota,
+            webhooks,
             pulse: Pulse::new(),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: Streams::default(),
             renewals: Renewals::default(),
             stopped,
         }
@@ -101,8 +118,12 @@ impl Console {
 pub(crate) fn routes(console: Console, context: GuardContext) -> Routes {
     let routes = Routes::with_state(context, console);
     let routes = account_pages(public(routes));
-    let routes = device_pages(routes);
-    home_pages(rollout_pages(product_pages(routes))).erased()
+    let routes = ownership::routes(device_pages(routes));
+    let routes = trust::routes(product_pages(routes));
+    let routes = rollout_pages(release::routes(releases::routes(routes)));
+    let routes = ending::routes(member::routes(home_pages(routes)));
+    let routes = staff::routes(webhook::routes(webhooks::routes(routes)));
+    more::routes(routes).erased()
 }
 
 fn rollout_pages(routes: Routes<Console>) -> Routes<Console> {
@@ -111,19 +132,22 @@ fn rollout_pages(routes: Routes<Console>) -> Routes<Console> {
         .get("/rollouts", read, Doc::new("Rollouts"), rollouts::list)
         .post("/rollouts", manage, form("Plan a rollout"), rollouts::create)
         .get("/rollouts/{rollout}", read, Doc::new("A rollout"), rollouts::show)
-        .post("/rollouts/{rollout}", manage, form("Start, pause, resume or cancel a rollout"), rollouts::order)
+        .post("/rollouts/{rollout}", manage, form("Start, pause or resume a rollout"), rollouts::order)
+        .get("/rollouts/{rollout}/cancel", manage, Doc::new("Cancel a rollout?"), rollouts::ask_cancel)
+        .post("/rollouts/{rollout}/cancel", manage, form("Cancel a rollout"), rollouts::cancel)
 }
 
 fn public(routes: Routes<Console>) -> Routes<Console> {
     let files = Guard::Public { why: "scripts and styles, the same for everybody" };
     let sign_in = Guard::Public { why: "the way in" };
-    routes
+    let routes = routes
         .get("/console/assets/{hash}/{name}", files, Doc::new("A file of the console"), assets::serve)
         .get("/sign-in", sign_in, Doc::new("Sign in"), sign_in::show)
         .post("/sign-in", sign_in, form("Sign in"), sign_in::sign_in)
         .get("/setup", sign_in, Doc::new("The first administrator"), sign_in::setup)
         .post("/setup", sign_in, form("Make the first administrator"), sign_in::set_up)
-        .post("/sign-out", Guard::Account, form("Sign out"), sign_in::sign_out)
+        .post("/sign-out", Guard::Account, form("Sign out"), sign_in::sign_out);
+    reset::routes(register::routes(routes))
 }
 
 /// A form: its browser sends no key, and its redirect keeps a reload from sending it twice.
@@ -138,14 +162,17 @@ fn account_pages(routes: Routes<Console>) -> Routes<Console> {
         .post("/account", own, form("Be called otherwise"), account::rename)
         .post("/account/password", own, form("Change the password"), account::change_password)
         .post("/account/logins/{login}/end", own, form("End a sign-in"), account::end_login)
+        .get("/account/sign-out-everywhere", own, Doc::new("Sign out everywhere?"), account::ask_end_all)
         .post("/account/sign-out-everywhere", own, form("Sign out everywhere"), account::end_all)
+        .get("/account/delete", own, Doc::new("Delete the account?"), account::ask_delete)
+        .post("/account/delete", own, form("Delete the account"), account::delete)
 }
 
 fn device_pages(routes: Routes<Console>) -> Routes<Console> {
     let read = Guard::Tenant(Permission::ReadDevice);
     routes
         .get("/", Guard::SignedIn, Doc::new("Overview, for the vendor's people"), overview::show)
-        .get("/console/live", read, Doc::new("Live figures"), live::stream)
+        .get("/console/live", Guard::SignedIn, Doc::new("Live figures"), live::stream)
         .get("/devices", read, Doc::new("Devices"), devices::show)
         .get("/devices/{device}", Guard::Device(Permission::ReadDevice), Doc::new("A device"), device::show)
         .post("/devices/{device}/commands", Guard::Device(Permission::Control), form("Send a command"), command::send)
@@ -184,6 +211,4 @@ fn home_pages(routes: Routes<Console>) -> Routes<Console> {
         .post("/homes/{home}/devices", Guard::Home(Permission::Bind), form("Bind a device"), home::bind)
         .post("/homes/{home}/invites", manage, form("Invite to a home"), home::invite)
         .post("/homes/{home}/invites/{invite}/withdraw", manage, form("Withdraw an invitation"), home::withdraw)
-        .post("/homes/{home}/members/{account}/remove", manage, form("Remove a member"), home::remove)
-        .post("/homes/{home}/leave", read, form("Leave a home"), home::leave)
 }

@@ -22,6 +22,51 @@ use super::Console;
 /// The answer of a page's handler.
 pub(super) type Answer = Result<Response, ProblemResponse>;
 
+/// What a form has done, by the word that its redirect carries.
+const NOTICES: [(&str, &str); 41] = [
+    ("registered", "Your account is ready. Sign in."),
+    ("reset", "Your new password is set, and all sign-ins are over. Sign in."),
+    ("deleted", "Your account is deleted."),
+    ("name", "Your name is saved."),
+    ("password", "Your password is changed, and all other sign-ins are over."),
+    ("login", "That sign-in is over."),
+    ("product", "The product is saved."),
+    ("import", "The units are imported."),
+    ("trust", "From now on these keys' signatures count."),
+    ("moved", "The device was moved."),
+    ("retired", "The device is out of service."),
+    ("keys", "The keys are revoked."),
+    ("twin", "What you desire is written; the device is told."),
+    ("bound", "The device is yours now."),
+    ("placed", "The device stands in its other home now."),
+    ("released", "The device is released, and nothing of your time with it is left."),
+    ("rollout", "The rollout is planned. Start it when you are ready."),
+    ("start", "The rollout has begun with its first group."),
+    ("pause", "No further device is offered the release."),
+    ("resume", "The rollout goes on."),
+    ("cancel", "The rollout is over."),
+    ("release", "The release is taken in. Upload its image next."),
+    ("image", "The image is the one that was signed: the release is ready."),
+    ("known", "This release was here already; nothing has changed."),
+    ("withdrawn-release", "The release is withdrawn for good."),
+    ("home", "The home is made. Add devices, and share it."),
+    ("renamed", "The name is saved."),
+    ("joined", "You are in this home now."),
+    ("left", "You have left the home."),
+    ("withdrawn", "The invitation is withdrawn."),
+    ("role", "What they may do is changed, from now on."),
+    ("removed", "They are no longer in this home."),
+    ("transferred", "The home has its new owner; you are a manager."),
+    ("dissolved", "The home is dissolved, and its devices are released."),
+    ("tested", "A test is on its way; how it ended stands below in a moment."),
+    ("enabled", "The webhook gets deliveries again."),
+    ("replayed", "It will be tried again now."),
+    ("webhook-removed", "The webhook is removed."),
+    ("staff", "What they are to the vendor is changed, from now on."),
+    ("disabled", "They are shut out, and all their sign-ins are over."),
+    ("let-in", "They may sign in again."),
+];
+
 /// The frame around a page.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shell {
@@ -46,6 +91,8 @@ pub(super) struct May {
     pub(super) credentials: bool,
     pub(super) audit: bool,
     pub(super) releases: bool,
+    pub(super) accounts: bool,
+    pub(super) webhooks: bool,
 }
 
 impl May {
@@ -58,6 +105,8 @@ impl May {
             credentials: may(Permission::ManageCredentials),
             audit: may(Permission::ReadAudit),
             releases: may(Permission::ManageReleases),
+            accounts: may(Permission::ManageAccounts),
+            webhooks: may(Permission::ManageWebhooks),
         }
     }
 }
@@ -84,29 +133,7 @@ impl Shell {
     /// Says what a form has done, by the word that its redirect carries.
     #[must_use]
     pub(super) fn noticing(self, done: Option<&str>) -> Self {
-        let notice = match done {
-            Some("product") => "The product is saved.",
-            Some("import") => "The units are imported.",
-            Some("moved") => "The device was moved.",
-            Some("retired") => "The device is out of service.",
-            Some("keys") => "The keys are revoked.",
-            Some("name") => "Your name is saved.",
-            Some("password") => "Your password is changed, and all other sign-ins are over.",
-            Some("twin") => "What you desire is written; the device is told.",
-            Some("rollout") => "The rollout is planned. Start it when you are ready.",
-            Some("start") => "The rollout has begun with its first group.",
-            Some("pause") => "No further device is offered the release.",
-            Some("resume") => "The rollout goes on.",
-            Some("cancel") => "The rollout is over.",
-            Some("home") => "The home is made. Add devices, and share it.",
-            Some("joined") => "You are in this home now.",
-            Some("left") => "You have left the home.",
-            Some("withdrawn") => "The invitation is withdrawn.",
-            Some("removed") => "They are no longer in this home.",
-            Some("bound") => "The device is yours now.",
-            Some("login") => "That sign-in is over.",
-            _ => "",
-        };
+        let notice = done.and_then(|done| NOTICES.iter().find(|(word, _)| *word == done)).map_or("", |(_, says)| says);
         Self { notice, ..self }
     }
 }

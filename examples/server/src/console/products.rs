@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{Form, extract::State, response::Response};
+use axum::{extract::State, response::Response};
 use iot_auth::registry::{Import, NAME_BYTES_MAX, Put};
 use iot_core::{
     device::{Device, Encoding, Product},
@@ -11,7 +11,7 @@ use iot_core::{
     problem::{Cursor, Problem},
     store::{Document, Index, MetaStoreExt, StoreError},
 };
-use iot_http::{Identity, Path, ProblemResponse, Query};
+use iot_http::{Form, Identity, Path, ProblemResponse, Query};
 use serde::Deserialize;
 
 use super::{

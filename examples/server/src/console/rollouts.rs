@@ -3,23 +3,25 @@
 use std::collections::BTreeSet;
 
 use askama::Template;
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_core::{
     id::{DeviceId, ReleaseId, RolloutId, TenantId},
     problem::{Cursor, Problem},
     store::{MetaStoreExt, StoreError},
     time::Timestamp,
 };
-use iot_http::{Identity, Path, ProblemResponse, Query};
+use iot_http::{Form, Identity, Path, ProblemResponse, Query};
 use iot_ota::{
     rollout::{Assignment, Gate, GroupPlan, Order, PATIENCE_S_DEFAULT, Phase, Plan, Rollout, State as Life},
-    server::{ReleaseRecord, ReleaseState, RolloutCreated, RolloutOrdered},
+    server::{ReleaseRecord, RolloutCreated, RolloutOrdered},
 };
 use serde::Deserialize;
 
 use super::{
     Console,
+    confirm::{self, Question},
     page::{Answer, Shell, Wrong, invalid, page, see},
+    releases::ReleaseShown,
     show::Moment,
 };
 
@@ -28,10 +30,12 @@ const ROWS: u32 = 50;
 /// Releases that can be chosen from.
 const CHOICES_MAX: u32 = 200;
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct View {
     cursor: Option<String>,
     done: Option<String>,
+    /// The release for which a rollout is to be planned.
+    release: Option<String>,
 }
 
 struct Row {
@@ -66,36 +70,6 @@ impl Row {
             succeeded: rollout.groups.iter().map(|group| group.votes.succeeded).sum(),
             failed: rollout.groups.iter().map(|group| group.votes.failed).sum(),
             created: Moment::of(rollout.created, now),
-        }
-    }
-}
-
-/// A release, for the list and for the form.
-struct ReleaseShown {
-    id: String,
-    product: String,
-    version: String,
-    state: &'static str,
-    can_go: bool,
-    size: String,
-    notes: String,
-}
-
-impl ReleaseShown {
-    fn of(release: ReleaseRecord) -> Self {
-        Self {
-            id: release.id.to_string(),
-            product: release.product.to_string(),
-            version: release.version.to_string(),
-            state: match release.state {
-                ReleaseState::Uploading => "no image yet",
-                ReleaseState::Ready => "ready",
-                ReleaseState::Withdrawn => "withdrawn",
-                _ => "",
-            },
-            can_go: release.state == ReleaseState::Ready,
-            size: format!("{} KiB", release.size_bytes.div_ceil(1_024)),
-            notes: release.notes,
         }
     }
 }
@@ -196,8 +170,10 @@ async fn compose_list(console: &Console, who: &Identity, view: View) -> Result<R
         rows.push(Row::of(&stored.document, version, console.now()));
     }
     let releases = console.meta().page::<ReleaseRecord>("tenant", tenant.as_str(), None, CHOICES_MAX).await?;
-    let releases = releases.items.into_iter().rev().map(|stored| ReleaseShown::of(stored.document)).collect();
-    Ok(RolloutsPage { shell, rows, next, releases, asked: NewRollout::default(), wrong: Wrong::default() })
+    let releases =
+        releases.items.into_iter().rev().map(|stored| ReleaseShown::of(&stored.document, console.now())).collect();
+    let asked = NewRollout { release: view.release.unwrap_or_default(), ..NewRollout::default() };
+    Ok(RolloutsPage { shell, rows, next, releases, asked, wrong: Wrong::default() })
 }
 
 async fn version_of(console: &Console, tenant: &TenantId, release: &ReleaseId) -> Result<String, StoreError> {
@@ -215,7 +191,7 @@ pub(super) async fn create(State(console): State<Console>, who: Identity, Form(a
             RolloutCreated::TooMany => Wrong::default().with("release", "The product has too many rollouts."),
         },
     };
-    let shown = compose_list(&console, &who, View { cursor: None, done: None }).await?;
+    let shown = compose_list(&console, &who, View::default()).await?;
     Ok(invalid(&RolloutsPage { asked, wrong, ..shown }))
 }
 
@@ -406,19 +382,64 @@ pub(super) async fn order(
         "start" => Order::Start,
         "pause" => Order::Pause,
         "resume" => Order::Resume,
-        "cancel" => Order::Cancel,
-        _ => return Err(Problem::invalid("body_invalid", "order: start, pause, resume or cancel").into()),
+        _ => return Err(Problem::invalid("body_invalid", "order: start, pause or resume").into()),
     };
-    let refused = match console.ota.order(&who.principal, &id, order).await? {
-        RolloutOrdered::Done(_) => return Ok(see(&format!("/rollouts/{id}?done={}", asked.order))),
+    let refused = match obeyed(console.ota.order(&who.principal, &id, order).await?)? {
+        None => return Ok(see(&format!("/rollouts/{id}?done={}", asked.order))),
+        Some(refused) => refused,
+    };
+    let view = OneView { cursor: None, done: None, state: String::new() };
+    let shown = compose(&console, &who, &id, view).await?;
+    Ok(invalid(&RolloutPage { refused, ..shown }))
+}
+
+/// What stands against an order; `None` if it was carried out.
+fn obeyed(ordered: RolloutOrdered) -> Result<Option<String>, ProblemResponse> {
+    Ok(Some(match ordered {
+        RolloutOrdered::Done(_) => return Ok(None),
         RolloutOrdered::NoSuchRollout => return Err(Problem::not_found("rollout").into()),
         RolloutOrdered::NotFrom(state) => format!("That cannot be done: the rollout is {}.", state.code()),
         RolloutOrdered::ReleaseNotReady => "Upload the image of the release first; or it was withdrawn.".to_owned(),
         RolloutOrdered::Another(other) => {
             format!("Rollout {other} of the same product is not over. Cancel it first.")
         }
-    };
-    let view = OneView { cursor: None, done: None, state: String::new() };
-    let shown = compose(&console, &who, &id, view).await?;
-    Ok(invalid(&RolloutPage { refused, ..shown }))
+    }))
+}
+
+async fn cancelling(console: &Console, who: &Identity, id: &RolloutId) -> Result<Question, ProblemResponse> {
+    let tenant = &who.principal.tenant;
+    let found = console.meta().find::<Rollout>(&Rollout::key_of(tenant, id)).await?;
+    let rollout = found.ok_or_else(|| Problem::not_found("rollout"))?.document;
+    let version = version_of(console, tenant, &rollout.release).await?;
+    let name = format!("{} {version}", rollout.product);
+    Ok(Question {
+        section: "rollouts",
+        asks: format!("Cancel the rollout of {name}?"),
+        from: (format!("/rollouts/{id}"), name),
+        ends: vec![
+            "No further device gets the release by this rollout. It cannot be started again: plan another.".to_owned(),
+        ],
+        stays: vec![
+            "Devices that have the release keep it, and one that installs it now finishes.".to_owned(),
+            "To hold it for a while, pause it instead.".to_owned(),
+        ],
+        action: format!("/rollouts/{id}/cancel"),
+        seen: String::new(),
+        button: "Cancel the rollout",
+    })
+}
+
+pub(super) async fn ask_cancel(State(console): State<Console>, who: Identity, Path(id): Path<RolloutId>) -> Answer {
+    let question = cancelling(&console, &who, &id).await?;
+    confirm::ask(&console, &who, question).await
+}
+
+pub(super) async fn cancel(State(console): State<Console>, who: Identity, Path(id): Path<RolloutId>) -> Answer {
+    match obeyed(console.ota.order(&who.principal, &id, Order::Cancel).await?)? {
+        None => Ok(see(&format!("/rollouts/{id}?done=cancel"))),
+        Some(why) => {
+            let question = cancelling(&console, &who, &id).await?;
+            confirm::refuse(&console, &who, question, why).await
+        }
+    }
 }

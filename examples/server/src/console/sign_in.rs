@@ -1,10 +1,10 @@
 //! The way in, and out.
 
 use askama::Template;
-use axum::{Form, extract::State, http::HeaderMap};
-use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated};
+use axum::{extract::State, http::HeaderMap};
+use iot_auth::account::{EmailAddress, LoggedIn, NAME_BYTES_MAX, Password, StaffCreated, WeakPassword};
 use iot_core::{problem::Problem, secret::Secret};
-use iot_http::{Person, ProblemResponse, Query, identity::Connection, same_origin};
+use iot_http::{Form, Person, ProblemResponse, Query, identity::Connection, same_origin};
 use serde::Deserialize;
 
 use super::{
@@ -19,6 +19,7 @@ pub(super) struct Wish {
     /// Where to go afterwards.
     #[serde(default)]
     next: String,
+    done: Option<String>,
 }
 
 #[derive(Template)]
@@ -33,7 +34,7 @@ struct SignInPage {
 }
 
 pub(super) async fn show(State(console): State<Console>, Query(wish): Query<Wish>) -> Answer {
-    let (shell, first) = (Shell::public("Sign in"), console.auth.awaits_admin().await?);
+    let (shell, first) = (Shell::public("Sign in").noticing(wish.done.as_deref()), console.auth.awaits_admin().await?);
     Ok(page(&SignInPage { shell, next: wish.next, email: String::new(), wrong: Wrong::default(), first }))
 }
 
@@ -136,7 +137,7 @@ pub(super) async fn set_up(
 fn checked(first: &First) -> Result<(EmailAddress, Password, &str), Wrong> {
     let mut wrong = Wrong::default();
     let email = EmailAddress::parse(&first.email).map_err(|error| wrong.add("email", sentence(&error))).ok();
-    let password = Password::parse(&first.password).map_err(|error| wrong.add("password", sentence(&error))).ok();
+    let password = password(&first.password).map_err(|what| wrong.add("password", what)).ok();
     let name = person_name(&first.name).map_err(|what| wrong.add("name", what)).ok();
     match (email, password, name) {
         (Some(email), Some(password), Some(name)) => Ok((email, password, name)),
@@ -149,6 +150,14 @@ pub(super) fn person_name(text: &str) -> Result<&str, String> {
     let name = text.trim();
     let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
     if fits { Ok(name) } else { Err(format!("Give a name of at most {NAME_BYTES_MAX} characters.")) }
+}
+
+/// What is wrong with a password, for people.
+pub(super) fn password(text: &Secret) -> Result<Password, String> {
+    Password::parse(text).map_err(|weak| match weak {
+        WeakPassword::Length => "Use 8 characters or more, and at most 1024.".to_owned(),
+        weak => sentence(&weak),
+    })
 }
 
 pub(super) fn sentence(error: &impl std::fmt::Display) -> String {
@@ -166,7 +175,7 @@ pub(super) async fn sign_out(State(console): State<Console>, connection: Connect
 }
 
 /// Passwords travel encrypted or not at all, and nobody is signed in by another site's form.
-fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
+pub(super) fn trusted(connection: Connection, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     if !connection.is_private() {
         return Err(Problem::new(403, "unencrypted", "do this over HTTPS, or from the machine itself").into());
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use axum::{Form, extract::State};
+use axum::extract::State;
 use iot_conn::twin::{Desire, TwinError, TwinWritten};
 use iot_core::{
     device::Device,
@@ -10,7 +10,7 @@ use iot_core::{
     time::Timestamp,
     twin::{Object, Twin, Written, same},
 };
-use iot_http::{Identity, ProblemResponse, Target, problem::unavailable};
+use iot_http::{Form, Identity, ProblemResponse, Target, problem::unavailable};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each file of tests needs a part of it")]
 #![allow(unreachable_pub, reason = "shared by files of tests")]
 
+pub mod browser;
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
