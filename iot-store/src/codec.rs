@@ -1,10 +1,10 @@
 //! The blobs that all backends hold: a version byte, then one CBOR item (RFC 8949), in which every `f64` survives.
 
-use std::{convert::Infallible, ops::Range, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use iot_core::{
-    event::{Report, Value},
+    event::{Report, Sequence, Value},
     id::{DeviceId, Metric, OwnershipEpoch, TenantId},
     message::{Message, Properties, QoS},
     time::Timestamp,
@@ -14,6 +14,9 @@ use minicbor::{
     data::{Tag, Type},
     decode, encode,
 };
+
+#[cfg(feature = "chunks")]
+use crate::chunk::{MetricStats, Point, Summary};
 
 const FORMAT: u8 = 1;
 /// Marks a JSON scalar, so that it is told from the other kinds of value.
@@ -26,14 +29,80 @@ type Out = Encoder<Vec<u8>>;
 #[derive(Debug)]
 pub(crate) struct Damage(pub(crate) String);
 
-/// Where each value of a report is within its blob.
-pub(crate) type Places = Vec<(Metric, Range<usize>)>;
+/// Writes a report.
+pub(crate) fn report(report: &Report) -> Vec<u8> {
+    blob(|out| write_report(out, report))
+}
 
-/// Writes a report; answers where its values are.
-pub(crate) fn report(report: &Report) -> (Vec<u8>, Places) {
-    let mut places = Vec::new();
-    let body = blob(|out| write_report(out, report, &mut places));
-    (body, places)
+/// The metrics of [`report`], which is not read further.
+#[cfg(feature = "sqlite")]
+pub(crate) fn read_metrics(body: &[u8]) -> Result<Vec<Metric>, Damage> {
+    read(body, |input| match input.datatype()? {
+        Type::Map => (0..length(input.map()?)?)
+            .map(|_| {
+                let metric = read_metric(input)?;
+                input.skip()?;
+                Ok(metric)
+            })
+            .collect(),
+        _ => Ok(Vec::new()),
+    })
+}
+
+/// Writes one value, as it is within a report.
+pub(crate) fn value(value: &Value) -> Vec<u8> {
+    let mut out = Encoder::new(Vec::new());
+    write_value(&mut out, value).expect("writing to memory does not fail");
+    out.into_writer()
+}
+
+/// Writes what a chunk holds of each metric.
+#[cfg(feature = "chunks")]
+pub(crate) fn metric_stats(stats: &[MetricStats]) -> Vec<u8> {
+    blob(|out| {
+        out.array(stats.len() as u64)?;
+        stats.iter().try_for_each(|stats| {
+            out.array(3)?.str(stats.metric.as_str())?.u64(stats.values)?;
+            match &stats.numbers {
+                Some(numbers) => write_summary(out, numbers),
+                None => out.null().map(drop),
+            }
+        })
+    })
+}
+
+/// Reads [`metric_stats`].
+#[cfg(feature = "chunks")]
+pub(crate) fn read_metric_stats(blob: &[u8]) -> Result<Vec<MetricStats>, Damage> {
+    read(blob, |input| {
+        (0..length(input.array()?)?)
+            .map(|_| {
+                input.array()?;
+                let (metric, values) = (read_metric(input)?, input.u64()?);
+                Ok(MetricStats { metric, values, numbers: optional(input, read_summary)? })
+            })
+            .collect()
+    })
+}
+
+#[cfg(feature = "chunks")]
+fn write_summary(out: &mut Out, summary: &Summary) -> Written {
+    out.array(10)?.u64(summary.count)?.f64(summary.min)?.f64(summary.max)?.f64(summary.sum)?;
+    for point in [&summary.first, &summary.last] {
+        out.i64(point.at.as_micros())?.u64(point.sequence.0)?.f64(point.value)?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "chunks")]
+fn read_summary(input: &mut Decoder<'_>) -> Result<Summary, decode::Error> {
+    input.array()?;
+    let (count, min, max, sum) = (input.u64()?, input.f64()?, input.f64()?, input.f64()?);
+    let point = |input: &mut Decoder<'_>| {
+        let at = Timestamp::from_micros(input.i64()?);
+        Ok::<_, decode::Error>(Point { at, sequence: Sequence(input.u64()?), value: input.f64()? })
+    };
+    Ok(Summary { count, min, max, sum, first: point(input)?, last: point(input)? })
 }
 
 /// Reads [`report`].
@@ -102,15 +171,13 @@ fn damaged(error: &decode::Error) -> Damage {
     Damage(format!("a blob: {error}"))
 }
 
-fn write_report(out: &mut Out, report: &Report, places: &mut Places) -> Written {
+fn write_report(out: &mut Out, report: &Report) -> Written {
     match report {
         Report::Telemetry(values) => {
             out.map(values.len() as u64)?;
             for (metric, value) in values {
                 out.str(metric.as_str())?;
-                let from = out.writer().len();
                 write_value(out, value)?;
-                places.push((metric.clone(), from..out.writer().len()));
             }
             Ok(())
         }

@@ -29,9 +29,9 @@ use iot_core::{
     problem::Cursor,
     session::{Position, SessionEpoch, SessionId},
     store::{
-        Aggregate, Audit, Batch, Bucket, Change, Closing, Committed, Due, Fenced, Index, Key, LatestValue, MetaStore,
-        Offered, Opened, Opening, Page, Publication, Queued, Range, Record, Revision, Series, SessionStore, Settlement,
-        StoreError, StoredSession, StoredSubscription, Stores, TelemetryStore,
+        Aggregate, Audit, Batch, Bucket, Change, Closing, Committed, Due, Fenced, Index, Key, LatestValue, Maintained,
+        MetaStore, Offered, Opened, Opening, Page, Policies, Publication, Queued, Range, Record, Revision, Series,
+        SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores, TelemetryStore,
     },
     time::Timestamp,
 };
@@ -69,7 +69,7 @@ pub enum Operation {
     Revision,
     Audit,
     Append,
-    Expire,
+    Maintain,
     Erase,
     Advance,
     After,
@@ -134,7 +134,7 @@ impl Faults {
 const WRITES: [Operation; 12] = [
     Operation::Commit,
     Operation::Append,
-    Operation::Expire,
+    Operation::Maintain,
     Operation::Erase,
     Operation::Advance,
     Operation::SessionOpen,
@@ -298,8 +298,8 @@ impl TelemetryStore for Faulty {
         self.carry_out(Operation::Aggregate, self.stores.telemetry.aggregate(aggregate, limit)).await
     }
 
-    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
-        self.carry_out(Operation::Expire, self.stores.telemetry.expire(before)).await
+    async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
+        self.carry_out(Operation::Maintain, self.stores.telemetry.maintain(now, policies)).await
     }
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {

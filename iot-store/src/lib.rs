@@ -16,6 +16,7 @@
 //! |---|---|---|
 //! | [`memory`] | everything in memory, gone at the end: the reference model, and a backend for tests | |
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
+//! | `chunk` | sealed telemetry: the codec of compressed chunks and of rollups | `chunks` |
 //! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
 //! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
 //! | [`cache`] | remembers records, never stale: a decorator | |
@@ -25,6 +26,8 @@
 #[cfg(feature = "blobs")]
 pub mod blobs;
 pub mod cache;
+#[cfg(feature = "chunks")]
+pub mod chunk;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod codec;
 #[cfg(feature = "conformance")]

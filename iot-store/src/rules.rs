@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use iot_core::{
-    event::{Event, Report, Sequence},
+    event::{Event, Report, Sequence, Value},
     id::Metric,
     problem::Cursor,
-    store::{Aggregate, Bucket, INDEX_PAGE_MAX, IndexKey, Key, Write},
+    store::{Aggregate, Bucket, Form, INDEX_PAGE_MAX, IndexKey, Key, Write},
     time::Timestamp,
 };
 
@@ -62,6 +62,23 @@ pub(crate) fn narrowed(mut event: Event, metric: Option<&Metric>) -> Option<Even
     let Report::Telemetry(values) = &mut event.report else { return None };
     values.retain(|(name, _)| name == metric);
     (!values.is_empty()).then_some(event)
+}
+
+/// Adds the values of another part of one report: metrics that are kept for different times come in the order of their names.
+pub(crate) fn join(values: &mut Vec<(Metric, Value)>, more: Vec<(Metric, Value)>) {
+    values.extend(more);
+    values.sort_by(|(one, _), (other, _)| one.cmp(other));
+}
+
+/// The coarsest rollup of which buckets are whole multiples, and the part of the span that is whole buckets of it.
+pub(crate) fn rolled(width: i128, (from, until): (i64, i64)) -> Option<(Form, (i64, i64))> {
+    let micros = |form: Form| form.bucket_micros().unwrap_or(i64::MAX);
+    let form = [Form::Day, Form::Hour, Form::Minute].into_iter().find(|form| width % i128::from(micros(*form)) == 0)?;
+    let step = i128::from(micros(form));
+    let first = -(-i128::from(from)).div_euclid(step) * step;
+    let end = i128::from(until).div_euclid(step) * step;
+    let (first, end) = (i64::try_from(first).ok()?, i64::try_from(end).ok()?);
+    (first < end).then_some((form, (first, end)))
 }
 
 /// The literal levels at the beginning of a filter: every topic that matches begins with them.

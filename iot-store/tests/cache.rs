@@ -26,7 +26,7 @@ struct Alone;
 #[async_trait::async_trait]
 impl Backend for Alone {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {
@@ -41,6 +41,7 @@ mod alone {
     iot_store::conformance!(Alone, skips: [
         "durable::records_and_changes_are_there_again",
         "durable::telemetry_is_there_again",
+        "durable::maintained_telemetry_is_there_again",
         "durable::sessions_are_there_again",
         "durable::queues_are_there_again",
         "durable::retained_messages_are_there_again",
@@ -66,7 +67,7 @@ impl Beside {
 #[async_trait::async_trait]
 impl Backend for Beside {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Shared]
+        &[Capability::Rollups, Capability::Shared]
     }
 
     async fn open(&mut self) -> Stores {
@@ -81,6 +82,7 @@ mod beside {
     iot_store::conformance!(Beside::empty(), skips: [
         "durable::records_and_changes_are_there_again",
         "durable::telemetry_is_there_again",
+        "durable::maintained_telemetry_is_there_again",
         "durable::sessions_are_there_again",
         "durable::queues_are_there_again",
         "durable::retained_messages_are_there_again",

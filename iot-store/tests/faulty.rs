@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use iot_core::{
     id::{DeviceId, OwnershipEpoch, TenantId},
-    store::{Batch, Contended, Document, Key, MetaStore, MetaStoreExt, Step, StoreError, Stores, Write, settle},
+    store::{
+        Batch, Contended, Document, Key, MetaStore, MetaStoreExt, Policies, Step, StoreError, Stores, Write, settle,
+    },
     time::Timestamp,
     twin::{Twin, TwinLimits, Written},
 };
@@ -26,7 +28,7 @@ struct Delayed;
 #[async_trait::async_trait]
 impl Backend for Delayed {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {
@@ -43,6 +45,7 @@ impl Backend for Delayed {
 iot_store::conformance!(Delayed, skips: [
     "durable::records_and_changes_are_there_again",
     "durable::telemetry_is_there_again",
+    "durable::maintained_telemetry_is_there_again",
     "durable::sessions_are_there_again",
     "durable::queues_are_there_again",
     "durable::retained_messages_are_there_again",
@@ -91,7 +94,10 @@ async fn only_the_operations_that_were_named_fail() {
     let error = stores.meta.commit(write(1)).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { backend: "faulty", .. }), "{error}");
     assert_eq!(stores.meta.get(&[key(1)]).await.unwrap(), [None]);
-    assert!(stores.sessions.offer(&[]).await.is_err() && stores.telemetry.expire(Timestamp::MAX).await.is_err());
+    assert!(
+        stores.sessions.offer(&[]).await.is_err()
+            && stores.telemetry.maintain(Timestamp::MAX, &Policies::default()).await.is_err()
+    );
     assert_eq!(faulty.told().refused, 3);
 }
 

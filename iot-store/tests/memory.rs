@@ -11,7 +11,7 @@ struct InMemory;
 #[async_trait::async_trait]
 impl Backend for InMemory {
     fn capabilities(&self) -> &'static [Capability] {
-        &[]
+        &[Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {
@@ -22,6 +22,7 @@ impl Backend for InMemory {
 iot_store::conformance!(InMemory, skips: [
     "durable::records_and_changes_are_there_again",
     "durable::telemetry_is_there_again",
+    "durable::maintained_telemetry_is_there_again",
     "durable::sessions_are_there_again",
     "durable::queues_are_there_again",
     "durable::retained_messages_are_there_again",

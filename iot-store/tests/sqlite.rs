@@ -19,7 +19,7 @@ impl Folder {
 #[async_trait::async_trait]
 impl Backend for Folder {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::DurableRecords, Capability::DurableTelemetry, Capability::DurableSessions]
+        &[Capability::DurableRecords, Capability::DurableTelemetry, Capability::DurableSessions, Capability::Rollups]
     }
 
     fn histories(&self) -> u32 {

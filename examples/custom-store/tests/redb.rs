@@ -22,7 +22,7 @@ impl File {
 #[async_trait::async_trait]
 impl Backend for File {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::DurableRecords]
+        &[Capability::DurableRecords, Capability::Rollups]
     }
 
     async fn open(&mut self) -> Stores {
@@ -33,6 +33,7 @@ impl Backend for File {
 
 iot_store::conformance!(File::empty(), skips: [
     "durable::telemetry_is_there_again",
+    "durable::maintained_telemetry_is_there_again",
     "durable::sessions_are_there_again",
     "durable::queues_are_there_again",
     "durable::retained_messages_are_there_again",

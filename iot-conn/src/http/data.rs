@@ -46,9 +46,7 @@ pub(super) async fn export(
     }
     let first = lines(&node, &device, &records)?;
     let pages = Pages { node, device, count: 0, next: Next::Records(first) };
-    let mut response = Response::new(Body::from_stream(stream::try_unfold(pages, |pages| async {
-        pages.step().await.map_err(BoxError::from)
-    })));
+    let mut response = Response::new(Body::from_stream(stream::try_unfold(pages, Pages::step)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"device.ndjson\""));

@@ -6,6 +6,7 @@
 
 mod blob;
 mod meta;
+mod retention;
 mod session;
 mod settle;
 mod telemetry;
@@ -21,6 +22,7 @@ pub use meta::{
     Audit, Batch, Change, Check, Committed, INDEX_PAGE_MAX, Index, IndexKey, Key, MetaStore, Page, Record, Revision,
     Write,
 };
+pub use retention::{Form, KEPT_DAYS_MAX, Maintained, Partition, Policies, Retention, RetentionError};
 pub use session::{
     Closing, Due, Fenced, Offered, Opened, Opening, Placed, Publication, Queued, Resumed, SessionStore, Settled,
     Settlement, StoredSession, StoredSubscription, Target,

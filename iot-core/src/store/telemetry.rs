@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Page, StoreError};
+use super::{Maintained, Page, Policies, StoreError};
 use crate::{
     event::{Event, Sequence, StoredEvent, Value},
     id::{ConsumerId, DeviceId, Metric, NodeId, OwnershipEpoch, TenantId},
@@ -84,12 +84,14 @@ pub struct Bucket {
 #[async_trait]
 pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
     /// Appends to the log of `node`, all or nothing; durable when it returns. The answer holds, for each event in order,
-    /// its sequence, or `None` if the series has an event with the same `device_sequence` already (the first one stays).
+    /// its sequence, or `None` if the series has an event with the same `device_sequence` already (the first one stays). Such
+    /// counts are remembered at least until the event is [sealed](Self::maintain).
     /// Sequences grow within the answer and are above all earlier ones of the node. An event that this returned is seen
     /// by every later read; no reader of [`after`](Self::after) that has seen a sequence will see a lower one appear.
     async fn append(&self, node: &NodeId, events: &[Event]) -> Result<Vec<Option<Sequence>>, StoreError>;
 
-    /// The node's log after `after`, in order, at most `limit`.
+    /// The node's log after `after`, in order, at most `limit`. What was sealed may be missing; see
+    /// [`checkpoint`](Self::checkpoint).
     async fn after(&self, node: &NodeId, after: Sequence, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// The newest value of each metric of a series, by the device's time; of equal times the later in the log. Ordered by
@@ -107,19 +109,25 @@ pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Page<StoredEvent>, StoreError>;
 
-    /// Statistics in ascending order of buckets, at most `limit` of them, the earliest.
+    /// Statistics in ascending order of buckets, at most `limit` of them, the earliest. Where buckets are whole multiples of a
+    /// rollup's, and for what lies in whole buckets of it, reports that have been forgotten count too, as long as the rollup is
+    /// kept.
     async fn aggregate(&self, aggregate: &Aggregate, limit: u32) -> Result<Vec<Bucket>, StoreError>;
 
-    /// Forgets events that the nodes received before `before`, and only those; answers how many. Latest values stay. May
-    /// go in steps: a cancelled call has forgotten some.
-    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError>;
+    /// Brings the store in order, to be called about once a minute: seals older reports into a compact form, which changes no
+    /// answer, adds them to the rollups, late and out-of-order ones too, and forgets the [partitions](super::Partition) that are
+    /// over. A report belongs to the partitions that `policies` say when it is sealed; the values of one whose metrics are kept
+    /// for different times come in the order of their names from then on. Latest values stay. Goes in steps, between
+    /// which others are served: a cancelled call has done some of them. Of two calls at a time one waits.
+    async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError>;
 
     /// Forgets everything of a series: its events, its latest values, and by what repeats are recognised; nothing of another
     /// epoch or device. Answers how many events that were. May go in steps: a cancelled call has forgotten some, and a second
     /// one forgets the rest. What is appended later begins anew; sequences are not given again.
     async fn erase(&self, series: &Series) -> Result<u64, StoreError>;
 
-    /// How far a consumer of a node's log has come; `Sequence(0)` at first.
+    /// How far a consumer of a node's log has come; `Sequence(0)` at first. Who has asked is known: until it has
+    /// [come](Self::advance) so far, [`after`](Self::after) shows what it has not seen, for a week after it was received.
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError>;
 
     /// Records how far a consumer has come; never goes back. Durable when it returns.

@@ -15,6 +15,9 @@ pub enum Capability {
     DurableTelemetry,
     /// So are sessions, queues and retained messages.
     DurableSessions,
+    /// Telemetry is rolled up when it is sealed, and its metrics are kept each for its own time. A backend without it forgets reports
+    /// whole, when the longest time is over.
+    Rollups,
     /// It may be opened while it is open, by other processes too, and all of them use the same stores.
     Shared,
 }

@@ -9,17 +9,18 @@ use iot_core::{
     problem::Cursor,
     session::Position,
     store::{
-        Audit, Batch, Closing, Committed, Fenced, Index, IndexKey, Opening, Placed, Publication, Range, Revision,
-        Settled, Settlement, StoredSession,
+        Aggregate, Audit, Batch, Closing, Committed, Fenced, Index, IndexKey, Opening, Placed, Policies, Publication,
+        Range, Retention, Revision, Settled, Settlement, StoredSession,
     },
     time::Timestamp,
 };
 
 use super::{
     Backend,
+    maintenance::answers,
     samples::{
-        HOUR, at, closing, counted, done, key, message, node, offer, open, opening, payloads, publication, put, retain,
-        sample, series, session, subscription, tenant, writes,
+        HOUR, at, closing, counted, done, key, message, metric, node, offer, open, opening, payloads, publication, put,
+        retain, sample, series, session, subscription, tenant, writes,
     },
 };
 
@@ -102,6 +103,42 @@ pub async fn telemetry_is_there_again(backend: &mut dyn Backend) {
     assert!(placed[1] > Some(log[1].sequence));
 }
 
+/// What is sealed and what is not, the rollups of what is forgotten, and the counts of devices.
+pub async fn maintained_telemetry_is_there_again(backend: &mut dyn Backend) {
+    let s = series("d", 1);
+    let days = |days: i64| at(days * 86_400);
+    let policies = Policies { default: Retention::new(3, 90, 90, 90).unwrap(), ..Policies::default() };
+    let telemetry = backend.open().await.telemetry;
+    let mut before = None;
+    for day in 0..6 {
+        let count = |n: i64| counted(&s, at(day * 86_400 + n), (day * 100 + n).unsigned_abs(), Value::Int(n));
+        telemetry.append(&node("n"), &(0..100).map(count).collect::<Vec<_>>()).await.unwrap();
+        if day < 5 {
+            let _ = telemetry.maintain(days(day + 1), &policies).await.unwrap();
+        }
+        before = Some(answers(&telemetry, &s).await);
+    }
+    drop(telemetry);
+
+    let telemetry = backend.open().await.telemetry;
+    assert_eq!(Some(answers(&telemetry, &s).await), before);
+    let again = counted(&s, days(5), 510, Value::Int(0));
+    assert_eq!(telemetry.append(&node("n"), &[again]).await.unwrap(), [None]);
+    let _ = telemetry.maintain(days(6), &policies).await.unwrap();
+    drop(telemetry);
+
+    let telemetry = backend.open().await.telemetry;
+    let day = Aggregate {
+        series: s,
+        metric: metric("m"),
+        from: days(0),
+        until: days(9),
+        bucket: Duration::from_secs(86_400),
+    };
+    let counts: Vec<u64> = telemetry.aggregate(&day, 9).await.unwrap().iter().map(|bucket| bucket.count).collect();
+    assert_eq!(counts, [100; 6]);
+}
+
 /// Open ones as open ones, closed ones with their wills and their end.
 pub async fn sessions_are_there_again(backend: &mut dyn Backend) {
     let sessions = backend.open().await.sessions;
@@ -171,7 +208,7 @@ pub async fn counters_go_on(backend: &mut dyn Backend) {
     let stores = backend.open().await;
     let s = series("d", 1);
     let sequence = stores.telemetry.append(&node("n"), &[sample(&s, at(1), "m", Value::Int(1))]).await.unwrap()[0];
-    stores.telemetry.expire(Timestamp::MAX).await.unwrap();
+    let _ = stores.telemetry.maintain(Timestamp::MAX, &Policies::default()).await.unwrap();
     let epoch = open(&stores.sessions, "s").await.epoch;
     let placed = offer(&stores.sessions, publication("x", &["s"])).await.placed[0];
     let Placed::At(position) = placed else { panic!("{placed:?}") };

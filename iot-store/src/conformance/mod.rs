@@ -36,11 +36,13 @@ pub mod blob;
 pub mod bounds;
 mod capability;
 pub mod durable;
+pub mod maintenance;
 pub mod meta;
 pub mod model;
 pub mod queue;
 pub mod races;
 pub mod retained;
+pub mod rollups;
 mod samples;
 pub mod session;
 pub mod shared;
@@ -122,12 +124,20 @@ macro_rules! conformance {
             latest_goes_by_the_time_of_the_device,
             latest_ignores_repeats_and_events,
             the_log_is_paged_by_node,
-            nothing_expires_early,
-            sequences_are_not_reused_after_expiry,
             what_is_erased_is_gone_and_nothing_else,
             an_erased_series_begins_anew,
             a_checkpoint_never_goes_back,
             concurrent_appends_show_no_gap_to_a_reader,
+        ] }
+        $crate::conformance_cases! { $backend, maintenance, telemetry: [
+            maintenance_changes_no_answer,
+            what_arrives_late_is_found_and_counted,
+            nothing_is_forgotten_early_and_everything_in_the_end,
+            the_log_waits_for_its_consumers_for_a_week,
+            repeats_are_recognised_while_the_report_is_young,
+            sequences_are_not_reused_after_forgetting,
+            many_small_portions_are_one_series,
+            odd_reports_survive_maintenance,
         ] }
         $crate::conformance_cases! { $backend, session, sessions: [
             a_new_session_has_nothing_to_resume,
@@ -196,11 +206,16 @@ macro_rules! conformance {
         $crate::conformance_opened! { $backend, durable: [
             records_and_changes_are_there_again: DurableRecords,
             telemetry_is_there_again: DurableTelemetry,
+            maintained_telemetry_is_there_again: DurableTelemetry Rollups,
             sessions_are_there_again: DurableSessions,
             queues_are_there_again: DurableSessions,
             retained_messages_are_there_again: DurableSessions,
             counters_go_on: DurableTelemetry DurableSessions,
             writes_from_many_tasks_are_there_again: DurableRecords,
+        ] }
+        $crate::conformance_opened! { $backend, rollups: [
+            each_metric_is_kept_for_its_time: Rollups,
+            rollups_outlive_what_they_were_made_from: Rollups,
         ] }
         $crate::conformance_opened! { $backend, shared: [
             commits_are_seen_at_once: Shared,
@@ -219,12 +234,14 @@ macro_rules! conformance {
             [
                 meta::CASES,
                 telemetry::CASES,
+                maintenance::CASES,
                 session::CASES,
                 queue::CASES,
                 retained::CASES,
                 races::CASES,
                 bounds::CASES,
                 durable::CASES,
+                rollups::CASES,
                 shared::CASES,
             ]
             .concat()

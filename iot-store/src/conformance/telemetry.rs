@@ -289,37 +289,6 @@ pub async fn the_log_is_paged_by_node(store: &Store) {
     assert_eq!(store.after(&node("stranger"), Sequence(0), 4).await.unwrap(), []);
 }
 
-/// By the time of receipt, which may differ from the device's, and not by a microsecond; latest values stay.
-pub async fn nothing_expires_early(store: &Store) {
-    let s = series("d", 1);
-    let received = |n: i64, micros: i64| Event {
-        received: Timestamp::from_micros(micros),
-        ..counted(&s, at(100 - n), 10, Value::Int(n))
-    };
-    let events: Vec<Event> = [(1_i64, 999), (2, 1_000), (3, 998), (4, 1_001)]
-        .map(|(n, micros)| Event { device_sequence: Some(n.unsigned_abs()), ..received(n, micros) })
-        .to_vec();
-    append(store, "n", &events).await;
-    let latest = store.latest(&s).await.unwrap();
-    assert_eq!(store.expire(Timestamp::from_micros(998)).await.unwrap(), 0);
-    assert_eq!(store.expire(Timestamp::from_micros(1_000)).await.unwrap(), 2);
-    assert_eq!(all(store, &s).await.iter().map(int).collect::<Vec<_>>(), [4, 2]);
-    assert_eq!(store.after(&node("n"), Sequence(0), 9).await.unwrap().iter().map(int).collect::<Vec<_>>(), [2, 4]);
-    assert_eq!(store.latest(&s).await.unwrap(), latest);
-    assert_eq!(store.expire(Timestamp::MAX).await.unwrap(), 2);
-    assert_eq!(store.latest(&s).await.unwrap(), latest);
-}
-
-/// Not even if the whole log has expired.
-pub async fn sequences_are_not_reused_after_expiry(store: &Store) {
-    let s = series("d", 1);
-    let before =
-        append(store, "n", &[counted(&s, at(1), 1, Value::Int(1)), counted(&s, at(1), 2, Value::Int(1))]).await;
-    assert_eq!(store.expire(Timestamp::MAX).await.unwrap(), 2);
-    let after = append(store, "n", &[counted(&s, at(1), 1, Value::Int(1))]).await;
-    assert!(after[0] > before[1], "{before:?} {after:?}");
-}
-
 /// Each consumer of each node has its own.
 pub async fn a_checkpoint_never_goes_back(store: &Store) {
     let (twin, logic) = (ConsumerId::parse("twin").unwrap(), ConsumerId::parse("logic").unwrap());

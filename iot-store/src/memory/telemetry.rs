@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     ops::Bound,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -8,21 +9,53 @@ use iot_core::{
     event::{Event, Report, Sequence, StoredEvent, Value},
     id::{ConsumerId, Metric, NodeId},
     problem::Cursor,
-    store::{Aggregate, Bucket, LatestValue, Page, Range, Series, StoreError, TelemetryStore},
+    store::{
+        Aggregate, Bucket, Form, LatestValue, Maintained, Page, Partition, Policies, Range, Series, StoreError,
+        TelemetryStore,
+    },
     time::Timestamp,
 };
 
 use super::{Memory, lock};
-use crate::rules::{Buckets, narrowed, place_cursor, read_place};
+use crate::rules::{Buckets, join, narrowed, place_cursor, read_place, rolled};
+
+/// So long after its receipt a report is sealed.
+const SEALED_AFTER: Duration = Duration::from_secs(3_600);
+/// So long after its receipt a report is kept for a consumer that has not come so far.
+const LOG_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// One log for all nodes: a node's own is a part of it.
 #[derive(Debug, Default)]
 pub(super) struct Telemetry {
     sequence: u64,
-    log: BTreeMap<Sequence, (NodeId, Event)>,
+    log: BTreeMap<Sequence, Entry>,
+    /// Each numeric value of what was sealed, by where it would be rolled up.
+    rolled: HashMap<(Series, Metric, Form), BTreeMap<(Timestamp, Sequence, usize), (Partition, f64)>>,
     series: HashMap<Series, Places>,
     latest: HashMap<Series, BTreeMap<Metric, (Timestamp, Value)>>,
     checkpoints: HashMap<(NodeId, ConsumerId), Sequence>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    node: NodeId,
+    /// As it was appended.
+    event: Event,
+    /// What of it is kept, by partition, once it is sealed.
+    parts: Option<BTreeMap<Partition, Event>>,
+}
+
+impl Entry {
+    /// What is kept of it.
+    fn kept(&self) -> Option<Event> {
+        let Some(parts) = &self.parts else { return Some(self.event.clone()) };
+        parts.values().cloned().reduce(|mut whole, part| {
+            if let (Report::Telemetry(values), Report::Telemetry(more)) = (&mut whole.report, part.report) {
+                join(values, more);
+            }
+            whole
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,9 +75,9 @@ impl TelemetryStore for Memory {
         Ok(lock(&self.telemetry)
             .log
             .range((Bound::Excluded(after), Bound::Unbounded))
-            .filter(|(_, (of, _))| of == node)
+            .filter(|(_, entry)| entry.node == *node)
             .take(limit as usize)
-            .map(|(sequence, (_, event))| StoredEvent { sequence: *sequence, event: event.clone() })
+            .map(|(sequence, entry)| StoredEvent { sequence: *sequence, event: entry.event.clone() })
             .collect())
     }
 
@@ -77,7 +110,7 @@ impl TelemetryStore for Memory {
             .into_iter()
             .filter(|place| after.is_none_or(|after| if newest_first { *place < after } else { *place > after }))
             .filter_map(|(_, sequence)| {
-                let event = narrowed(telemetry.log[&sequence].1.clone(), range.metric.as_ref())?;
+                let event = narrowed(telemetry.log[&sequence].kept()?, range.metric.as_ref())?;
                 Some(StoredEvent { sequence, event })
             });
         let items: Vec<StoredEvent> = found.by_ref().take(limit.max(1) as usize).collect();
@@ -88,16 +121,7 @@ impl TelemetryStore for Memory {
     async fn aggregate(&self, aggregate: &Aggregate, limit: u32) -> Result<Vec<Bucket>, StoreError> {
         let telemetry = lock(&self.telemetry);
         let mut buckets = Buckets::new(aggregate, limit);
-        let values = telemetry
-            .between(&aggregate.series, aggregate.from, aggregate.until)
-            .filter_map(|(at, sequence)| match &telemetry.log[&sequence].1.report {
-                Report::Telemetry(values) => Some(values.iter().map(move |value| (at, value))),
-                Report::Event { .. } => None,
-            })
-            .flatten()
-            .filter(|(_, (metric, _))| *metric == aggregate.metric)
-            .filter_map(|(at, (_, value))| value.as_f64().map(|value| (at, value)));
-        for (at, value) in values {
+        for ((at, ..), value) in telemetry.numbers(aggregate) {
             if !buckets.add(at, value) {
                 break;
             }
@@ -105,31 +129,24 @@ impl TelemetryStore for Memory {
         Ok(buckets.finish())
     }
 
-    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
+    async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
         let mut telemetry = lock(&self.telemetry);
-        let (old, kept) =
-            std::mem::take(&mut telemetry.log).into_iter().partition(|(_, (_, event))| event.received < before);
-        telemetry.log = kept;
-        let old: BTreeMap<Sequence, (NodeId, Event)> = old;
-        for (sequence, (_, event)) in &old {
-            telemetry.forget_place(*sequence, event);
-        }
-        Ok(old.len() as u64)
+        let sealed = telemetry.seal(now.minus(SEALED_AFTER), policies);
+        Ok(Maintained { sealed, forgotten: telemetry.forget(now) })
     }
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
         let mut telemetry = lock(&self.telemetry);
         telemetry.latest.remove(series);
         let places = telemetry.series.remove(series).unwrap_or_default();
-        for (_, sequence) in &places.by_time {
-            telemetry.log.remove(sequence);
-        }
+        telemetry.log.retain(|_, entry| self::series(&entry.event) != *series);
+        telemetry.rolled.retain(|(of, ..), _| of != series);
         Ok(places.by_time.len() as u64)
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {
         let key = (node.clone(), consumer.clone());
-        Ok(lock(&self.telemetry).checkpoints.get(&key).copied().unwrap_or_default())
+        Ok(*lock(&self.telemetry).checkpoints.entry(key).or_default())
     }
 
     async fn advance(&self, node: &NodeId, consumer: &ConsumerId, to: Sequence) -> Result<(), StoreError> {
@@ -150,7 +167,7 @@ impl Telemetry {
         self.sequence += 1;
         let sequence = Sequence(self.sequence);
         places.by_time.insert((event.at, sequence));
-        self.log.insert(sequence, (node.clone(), event.clone()));
+        self.log.insert(sequence, Entry { node: node.clone(), event: event.clone(), parts: None });
         if let Report::Telemetry(values) = &event.report {
             let latest = self.latest.entry(series).or_default();
             for (metric, value) in values {
@@ -173,17 +190,98 @@ impl Telemetry {
         places.into_iter().flat_map(|(places, span)| places.by_time.range(span)).copied()
     }
 
-    fn forget_place(&mut self, sequence: Sequence, event: &Event) {
-        let series = series(event);
-        let Some(places) = self.series.get_mut(&series) else { return };
-        places.by_time.remove(&(event.at, sequence));
-        if let Some(count) = event.device_sequence {
-            places.device_sequences.remove(&count);
+    /// The numeric values of which an aggregate is made, in order.
+    fn numbers(&self, aggregate: &Aggregate) -> BTreeMap<(Timestamp, Sequence, usize), f64> {
+        let Aggregate { series, metric, from, until, .. } = aggregate;
+        let width = i128::try_from(aggregate.bucket.as_micros()).unwrap_or(i128::MAX).max(1);
+        let rolled = rolled(width, (from.as_micros(), until.as_micros()));
+        let mut numbers = BTreeMap::new();
+        for (at, sequence) in self.between(series, *from, *until) {
+            let entry = &self.log[&sequence];
+            let is_rolled = rolled.is_some_and(|(_, (from, until))| (from..until).contains(&at.as_micros()));
+            let Some(event) = entry.kept().filter(|_| !is_rolled || entry.parts.is_none()) else { continue };
+            let of_metric = numeric(&event).filter(|(_, name, _)| name == metric);
+            numbers.extend(of_metric.map(|(index, _, value)| ((at, sequence, index), value)));
         }
-        if places.by_time.is_empty() {
-            self.series.remove(&series);
+        if let Some((form, (from, until))) = rolled {
+            let values = self.rolled.get(&(series.clone(), metric.clone(), form)).into_iter().flatten();
+            let within = values.filter(|((at, ..), _)| (from..until).contains(&at.as_micros()));
+            numbers.extend(within.map(|(place, (_, value))| (*place, *value)));
+        }
+        numbers
+    }
+
+    fn seal(&mut self, before: Timestamp, policies: &Policies) -> u64 {
+        let mut sealed = 0;
+        let old = self.log.iter_mut().filter(|(_, entry)| entry.parts.is_none() && entry.event.received < before);
+        for (sequence, entry) in old {
+            let event = &entry.event;
+            for (index, metric, value) in numeric(event) {
+                let retention = policies.of(&event.tenant, &event.product, Some(&metric));
+                for form in [Form::Minute, Form::Hour, Form::Day] {
+                    let partition = Partition::of(form, &retention, event.received);
+                    let values = self.rolled.entry((series(event), metric.clone(), form)).or_default();
+                    values.insert((event.at, *sequence, index), (partition, value));
+                }
+            }
+            entry.parts = Some(divided(event, policies));
+            sealed += 1;
+        }
+        sealed
+    }
+
+    fn forget(&mut self, now: Timestamp) -> u64 {
+        let mut forgotten = 0;
+        for (sequence, entry) in &mut self.log {
+            let Some(parts) = &mut entry.parts else { continue };
+            let before = parts.len();
+            parts.retain(|partition, _| !partition.is_over(now));
+            forgotten += (before - parts.len()) as u64;
+            if let Some(places) = self.series.get_mut(&series(&entry.event))
+                && parts.is_empty()
+            {
+                places.by_time.remove(&(entry.event.at, *sequence));
+            }
+        }
+        for values in self.rolled.values_mut() {
+            values.retain(|_, (partition, _)| !partition.is_over(now));
+        }
+        let (checkpoints, kept) = (&self.checkpoints, now.minus(LOG_KEPT));
+        self.log.retain(|sequence, entry| {
+            let waits = |((node, _), at): (&(NodeId, ConsumerId), &Sequence)| *node == entry.node && at < sequence;
+            entry.kept().is_some() || entry.event.received >= kept && checkpoints.iter().any(waits)
+        });
+        forgotten
+    }
+}
+
+/// The numeric values of a report, with their places in it.
+fn numeric(event: &Event) -> impl Iterator<Item = (usize, Metric, f64)> {
+    let values = match &event.report {
+        Report::Telemetry(values) => values.as_slice(),
+        Report::Event { .. } => &[],
+    };
+    let numbers = values.iter().enumerate();
+    numbers.filter_map(|(index, (metric, value))| Some((index, metric.clone(), value.as_f64()?)))
+}
+
+/// A report by the partitions of its values.
+fn divided(event: &Event, policies: &Policies) -> BTreeMap<Partition, Event> {
+    let partition =
+        |metric| Partition::of(Form::Raw, &policies.of(&event.tenant, &event.product, metric), event.received);
+    let mut divided: BTreeMap<Partition, Event> = BTreeMap::new();
+    let values = match &event.report {
+        Report::Telemetry(values) if !values.is_empty() => values,
+        _ => return BTreeMap::from([(partition(None), event.clone())]),
+    };
+    for (metric, value) in values {
+        let empty = || Event { report: Report::Telemetry(Vec::new()), ..event.clone() };
+        let part = divided.entry(partition(Some(metric))).or_insert_with(empty);
+        if let Report::Telemetry(values) = &mut part.report {
+            values.push((metric.clone(), value.clone()));
         }
     }
+    divided
 }
 
 fn series(event: &Event) -> Series {

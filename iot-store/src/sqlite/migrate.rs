@@ -11,7 +11,8 @@ use crate::rules::checksum;
 pub(super) type Migrations = &'static [&'static str];
 
 pub(super) const CONTROL: Migrations = &[include_str!("migrations/control/0001_records_and_sessions.sql")];
-pub(super) const DATA: Migrations = &[include_str!("migrations/data/0001_telemetry.sql")];
+pub(super) const DATA: Migrations =
+    &[include_str!("migrations/data/0001_telemetry.sql"), include_str!("migrations/data/0002_segments_and_chunks.sql")];
 
 /// Brings a file to the present layout. Nothing is changed in a file that this version does not know.
 pub(super) fn migrate(connection: &Connection, path: &Path, migrations: Migrations) -> Result<(), OpenError> {

@@ -20,13 +20,11 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(run(folder.path())).unwrap();
 //! ```
 
-mod erase;
 mod fault;
 mod meta;
 mod migrate;
 mod readers;
 mod restored;
-mod runs;
 mod session;
 mod snapshot;
 mod telemetry;
@@ -42,12 +40,13 @@ use rusqlite::{Connection, ErrorCode};
 
 pub use self::snapshot::Snapshot;
 use self::{
+    fault::Fault,
     migrate::Migrations,
     readers::Readers,
-    telemetry::Known,
+    telemetry::{Known, Maintenance, Window},
     writer::{Undo, Writer},
 };
-use crate::{StoreLimits, codec};
+use crate::StoreLimits;
 
 /// The stores of one folder. Cheap to clone; when the last clone is dropped, the writes that wait are finished first,
 /// which blocks for a moment.
@@ -63,6 +62,8 @@ struct Inner {
     control_readers: Arc<Readers>,
     data: Writer<Known>,
     data_readers: Arc<Readers>,
+    window: Arc<Window>,
+    maintenance: Maintenance,
     // Small sections, never across an await.
     lock: Mutex<Option<fs::File>>,
 }
@@ -122,6 +123,13 @@ impl OpenError {
         Self::Unusable { path: path.to_owned(), source: source.into() }
     }
 
+    fn of_fault(path: &Path, fault: Fault) -> Self {
+        match fault {
+            Fault::Damaged(what) => Self::damaged(path, what),
+            fault => Self::unusable(path, iot_core::store::StoreError::from(fault)),
+        }
+    }
+
     fn of_file(path: &Path, error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked { path: path.to_owned() },
@@ -165,12 +173,16 @@ impl Inner {
         let (control, data) = (folder.join("control.db"), folder.join("data.db"));
         let control_connection = connect(&control, migrate::CONTROL)?;
         let data_connection = connect(&data, migrate::DATA)?;
+        let known = telemetry::recover(&data_connection).map_err(|fault| OpenError::of_fault(&data, fault))?;
+        let window = known.window();
         Ok(Self {
             limits,
-            control: Writer::start("store-control", control_connection, Undo::Job).map_err(unusable)?,
+            control: Writer::start("store-control", control_connection, Undo::Job, ()).map_err(unusable)?,
             control_readers: Readers::new(&control),
-            data: Writer::start("store-data", data_connection, Undo::Group).map_err(unusable)?,
+            data: Writer::start("store-data", data_connection, Undo::Group, known).map_err(unusable)?,
             data_readers: Readers::new(&data),
+            window,
+            maintenance: Maintenance::default(),
             lock: Mutex::new(Some(lock)),
             folder,
         })

@@ -37,18 +37,31 @@ pub(super) enum Undo {
     Group,
 }
 
-/// The way to a thread that writes. `M` is what the thread remembers from job to job about what is in the file; it is
-/// forgotten whenever anything is undone.
+/// What a thread that writes remembers from job to job about what is in the file.
+pub(super) trait Memo: Send + 'static {
+    /// What the group has written is in the file; before anybody is answered.
+    fn committed(&mut self);
+    /// Some of what was written since the last commit, or all, is not.
+    fn undone(&mut self);
+}
+
+impl Memo for () {
+    fn committed(&mut self) {}
+    fn undone(&mut self) {}
+}
+
+/// The way to a thread that writes. `M` is what it remembers.
 pub(super) struct Writer<M> {
     // Small sections, never across an await.
     jobs: Mutex<Option<mpsc::Sender<Box<dyn Job<M>>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl<M: Default + 'static> Writer<M> {
-    pub(super) fn start(name: &str, connection: Connection, undo: Undo) -> io::Result<Self> {
+impl<M: Memo> Writer<M> {
+    pub(super) fn start(name: &str, connection: Connection, undo: Undo, memo: M) -> io::Result<Self> {
         let (sender, mut jobs) = mpsc::channel(JOBS_WAITING_MAX);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || serve(&connection, undo, &mut jobs))?;
+        let serve = move || serve(&connection, undo, memo, &mut jobs);
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(serve)?;
         Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
@@ -118,8 +131,7 @@ where
     }
 }
 
-fn serve<M: Default>(connection: &Connection, undo: Undo, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
-    let mut memo = M::default();
+fn serve<M: Memo>(connection: &Connection, undo: Undo, mut memo: M, jobs: &mut mpsc::Receiver<Box<dyn Job<M>>>) {
     let mut group = Vec::with_capacity(JOBS_PER_COMMIT_MAX);
     while jobs.blocking_recv_many(&mut group, JOBS_PER_COMMIT_MAX) > 0 {
         let ended = carry_out(connection, undo, &mut memo, &mut group);
@@ -131,7 +143,7 @@ fn serve<M: Default>(connection: &Connection, undo: Undo, jobs: &mut mpsc::Recei
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
-fn carry_out<M: Default>(
+fn carry_out<M: Memo>(
     connection: &Connection,
     undo: Undo,
     memo: &mut M,
@@ -148,8 +160,10 @@ fn carry_out<M: Default>(
             })
         })
         .and_then(|()| Ok(connection.prepare_cached("COMMIT")?.execute([]).map(drop)?));
-    if committed.is_err() {
-        *memo = M::default();
+    if committed.is_ok() {
+        memo.committed();
+    } else {
+        memo.undone();
         if !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }
@@ -157,10 +171,10 @@ fn carry_out<M: Default>(
     committed
 }
 
-fn run_alone<M: Default>(connection: &Connection, memo: &mut M, job: &mut dyn Job<M>) -> Result<(), Fault> {
+fn run_alone<M: Memo>(connection: &Connection, memo: &mut M, job: &mut dyn Job<M>) -> Result<(), Fault> {
     connection.prepare_cached("SAVEPOINT job")?.execute([])?;
     if !job.run(connection, memo) {
-        *memo = M::default();
+        memo.undone();
         // After some failures, a full disk among them, SQLite has undone the whole transaction.
         if connection.is_autocommit() {
             return Err(job.fault().unwrap_or_else(Fault::stopped));

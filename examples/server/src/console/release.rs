@@ -1,13 +1,10 @@
 //! One release: what was signed and by whom, its image, its end.
 
 use askama::Template;
-use axum::{
-    Form,
-    extract::{Multipart, State, multipart::Field},
-};
+use axum::extract::{Multipart, State, multipart::Field};
 use futures_util::{StreamExt, TryStreamExt};
 use iot_core::{access::Permission, id::ReleaseId, logic::BoxError, problem::Problem};
-use iot_http::{Doc, Guard, Identity, Path, ProblemResponse, Query, Routes};
+use iot_http::{Doc, Form, Guard, Identity, Path, ProblemResponse, Query, Routes};
 use iot_ota::{
     release::{IMAGE_BYTES_MAX, SignedRelease, Trust, verify},
     server::{ReleaseRecord, ReleaseState, UploadError, Uploaded, Withdrawn},

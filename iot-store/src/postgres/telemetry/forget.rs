@@ -1,7 +1,10 @@
 //! Forgetting events: by their age, or with all that there is of a series.
 
 use deadpool_postgres::{Client, Pool};
-use iot_core::{store::Series, time::Timestamp};
+use iot_core::{
+    store::{Form, KEPT_DAYS_MAX, Policies, Series},
+    time::Timestamp,
+};
 
 use super::super::{
     fault::Fault,
@@ -12,10 +15,20 @@ use super::super::{
 
 /// How many events are forgotten in one transaction, so that appends need not wait for all.
 const EVENTS_PER_STATEMENT: i64 = 5_000;
+const DAY_MICROS: i64 = 86_400_000_000;
 /// How often the end of an erasure is tried when another transaction was in its way.
 const ATTEMPTS_MAX: usize = 10;
 
-pub(super) async fn expire(pool: &Pool, before: Timestamp) -> Result<u64, Fault> {
+/// Forgets reports of days whose longest time is over.
+pub(super) async fn maintain(pool: &Pool, now: Timestamp, policies: &Policies) -> Result<u64, Fault> {
+    let retentions = policies.products.values().chain(policies.metrics.values()).chain([&policies.default]);
+    let kept = retentions.map(|retention| retention.days(Form::Raw)).max().unwrap_or(KEPT_DAYS_MAX);
+    let today = now.as_micros().div_euclid(DAY_MICROS);
+    let before = today.saturating_sub(kept.into()).saturating_mul(DAY_MICROS);
+    expire(pool, Timestamp::from_micros(before)).await
+}
+
+async fn expire(pool: &Pool, before: Timestamp) -> Result<u64, Fault> {
     let sql = "DELETE FROM event WHERE ctid = ANY(ARRAY(SELECT ctid FROM event WHERE received < $1 LIMIT $2))";
     let client = pool.get().await?;
     let statement = client.prepare_cached(sql).await?;

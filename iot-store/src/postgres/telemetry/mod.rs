@@ -7,7 +7,7 @@ use iot_core::{
     event::{Event, Sequence, StoredEvent},
     id::{ConsumerId, NodeId},
     problem::Cursor,
-    store::{Aggregate, Bucket, LatestValue, Page, Range, Series, StoreError, TelemetryStore},
+    store::{Aggregate, Bucket, LatestValue, Maintained, Page, Policies, Range, Series, StoreError, TelemetryStore},
     time::Timestamp,
 };
 
@@ -54,8 +54,8 @@ impl TelemetryStore for Postgres {
         Ok(read::aggregate(&self.inner.pool, aggregate, limit).await?)
     }
 
-    async fn expire(&self, before: Timestamp) -> Result<u64, StoreError> {
-        Ok(forget::expire(&self.inner.pool, before).await?)
+    async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
+        Ok(Maintained { sealed: 0, forgotten: forget::maintain(&self.inner.pool, now, policies).await? })
     }
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {

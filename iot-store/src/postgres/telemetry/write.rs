@@ -8,8 +8,8 @@ use std::{
 use async_trait::async_trait;
 use deadpool_postgres::Client;
 use iot_core::{
-    event::{Event, Sequence},
-    id::{ConsumerId, HomeId, NodeId, ProductId},
+    event::{Event, Report, Sequence},
+    id::{ConsumerId, HomeId, Metric, NodeId, ProductId},
     store::Series,
 };
 use tokio_postgres::Row;
@@ -47,12 +47,17 @@ pub(in crate::postgres) struct Prepared {
     product: ProductId,
     home: Option<HomeId>,
     body: Vec<u8>,
-    values: codec::Places,
+    values: Vec<(Metric, Vec<u8>)>,
 }
 
 impl Prepared {
     pub(super) fn new(event: &Event) -> Self {
-        let (body, values) = codec::report(&event.report);
+        let values = match &event.report {
+            Report::Telemetry(values) => {
+                values.iter().map(|(metric, value)| (metric.clone(), codec::value(value))).collect()
+            }
+            Report::Event { .. } => Vec::new(),
+        };
         Self {
             series: Series { tenant: event.tenant.clone(), device: event.device.clone(), epoch: event.epoch },
             at: event.at.as_micros(),
@@ -61,7 +66,7 @@ impl Prepared {
             device_sequence: event.device_sequence.map(u64::cast_signed),
             product: event.product.clone(),
             home: event.home.clone(),
-            body,
+            body: codec::report(&event.report),
             values,
         }
     }
@@ -282,8 +287,8 @@ impl<'a> Log<'a> {
         let sequence = self.sequences.get_mut(&node)?;
         *sequence += 1;
         self.rows.push((node, *sequence, series, event));
-        for (metric, place) in &event.values {
-            let newer = (event.at, &event.body[place.clone()]);
+        for (metric, value) in &event.values {
+            let newer = (event.at, &value[..]);
             let newest = self.latest.entry((series, metric.as_str())).or_insert(newer);
             if newer.0 >= newest.0 {
                 *newest = newer;

@@ -11,9 +11,10 @@ use iot_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{codec, fault::Fault, ordered},
+    super::{fault::Fault, ordered},
     queue,
 };
+use crate::codec;
 
 pub(super) fn open(connection: &Connection, opening: &Opening) -> Result<Opened, Fault> {
     let epoch = next_epoch(connection)?;

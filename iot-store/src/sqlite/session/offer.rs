@@ -8,12 +8,8 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{
-    super::{codec, fault::Fault},
-    current,
-    retained::Retaining,
-};
-use crate::StoreLimits;
+use super::{super::fault::Fault, current, retained::Retaining};
+use crate::{StoreLimits, codec};
 
 pub(super) fn offer(
     connection: &Connection,

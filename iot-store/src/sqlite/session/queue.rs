@@ -9,10 +9,11 @@ use iot_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{codec, fault::Fault, ordered},
+    super::{fault::Fault, ordered},
     current,
     life::qos,
 };
+use crate::codec;
 
 pub(super) fn peek(
     connection: &Connection,

@@ -3,7 +3,8 @@
 use iot_core::{id::TenantId, message::Message, time::Timestamp, topic};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{codec, fault::Fault, ordered};
+use super::super::{fault::Fault, ordered};
+use crate::codec;
 use crate::rules::literal_prefix;
 
 pub(super) struct Retaining<'a> {
