@@ -29,7 +29,7 @@ use iot_core::{
     limits::Limits,
     secret::Secret,
     service::Downlink,
-    store::{BLOB_GRACE, BlobStore, Document, MetaStore, RecordNames, Stores},
+    store::{BLOB_GRACE, BlobStore, Document, MetaStore, Policies, RecordNames, Stores},
 };
 use iot_http::GuardContext;
 use iot_ota::server::{Ota, ReleaseRecord};
@@ -48,7 +48,7 @@ use crate::{
     options::Options,
     sockets::{Sockets, bound},
     supervisor::{Supervisor, signalled},
-    tls,
+    telemetry, tls,
 };
 
 /// Everything that survives the process: the folder, its keys, its stores.
@@ -174,6 +174,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     }
     let upkeep = tokio::spawn(observability::upkeep(recorder.clone()));
     let pulse = tokio::spawn(console.run(recorder));
+    let telemetry = kept.stores.telemetry.clone();
+    let maintenance = tokio::spawn(telemetry::maintain(telemetry, Policies::default(), kept.clock.clone()));
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.blobs.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
@@ -185,6 +187,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     upkeep.abort();
     pulse.abort();
     sweeper.abort();
+    maintenance.abort();
     kept.sqlite.close().await;
     ended.and(drained)
 }

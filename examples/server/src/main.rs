@@ -15,6 +15,7 @@ mod observability;
 mod options;
 mod sockets;
 mod supervisor;
+mod telemetry;
 mod tls;
 
 use std::{io::Write, process::ExitCode, time::Duration};
