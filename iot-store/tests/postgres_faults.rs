@@ -3,17 +3,16 @@
 
 mod cluster;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use iot_core::{
-    event::{Event, Report, Sequence, Value},
-    id::{DeviceId, Metric, NodeId, OwnershipEpoch, ProductId, TenantId},
-    message::{Message, QoS},
+    event::Sequence,
+    message::QoS,
     problem::Cursor,
     session::SessionId,
     store::{
-        Audit, Batch, Check, Committed, Fenced, Index, IndexKey, Key, MetaStore, Offered, Opening, Placed, Publication,
-        Revision, SessionStore, StoreError, StoredSubscription, Target, TelemetryStore, Write,
+        Audit, Batch, Check, Committed, Index, IndexKey, MetaStore, Offered, Placed, Publication, Revision,
+        SessionStore, StoreError, Target, TelemetryStore,
     },
     time::Timestamp,
 };
@@ -26,14 +25,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::cluster::Cluster;
+use self::cluster::{Cluster, samples::*};
 
 const TASKS: usize = 24;
 const CRASHES: usize = 3;
-
-async fn open(settings: &PostgresSettings) -> Postgres {
-    Postgres::open(settings, StoreLimits::default()).await.unwrap()
-}
 
 // === the server's end ===
 
@@ -385,146 +380,7 @@ async fn bodies_are_kept_to_the_letter_and_can_be_queried() {
     assert_eq!(seen, [("0", "x"), ("3", "door")].map(|(key, a)| (key.to_owned(), a.to_owned())));
 }
 
-// === opening and closing ===
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_is_made_once_by_many_at_once() {
-    let settings = cluster::fresh();
-    let mut opening = JoinSet::new();
-    for _ in 0..8 {
-        let settings = settings.clone();
-        opening.spawn(async move { open(&settings).await });
-    }
-    let stores = opening.join_all().await;
-    for (n, store) in stores.iter().enumerate() {
-        done(store, &n.to_string()).await;
-    }
-    assert_eq!(stores[0].revision().await.unwrap(), Revision(8));
-}
-
-#[tokio::test]
-async fn a_newer_edited_or_foreign_schema_is_refused() {
-    let settings = cluster::fresh();
-    drop(open(&settings).await);
-    let beside = cluster::connect(&settings).await;
-    beside.batch_execute("INSERT INTO migration (number, checksum) VALUES (1000, 'x')").await.unwrap();
-    assert!(matches!(refusal(&settings).await, OpenError::Newer { .. }));
-    beside.batch_execute("DELETE FROM migration WHERE number = 1000").await.unwrap();
-    drop(open(&settings).await);
-    beside.batch_execute("UPDATE migration SET checksum = 'x' WHERE number = 1").await.unwrap();
-    assert!(matches!(refusal(&settings).await, OpenError::Changed { number: 1 }));
-
-    let settings = cluster::fresh();
-    let theirs = format!("CREATE SCHEMA {0}; CREATE TABLE {0}.theirs (x INT)", settings.schema);
-    beside.batch_execute(&theirs).await.unwrap();
-    assert!(matches!(refusal(&settings).await, OpenError::Damaged { .. }));
-    beside.batch_execute(&format!("DROP TABLE {}.theirs", settings.schema)).await.unwrap();
-    drop(open(&settings).await);
-}
-
-/// Every layout that was ever released can be brought to the present one, and what it holds is there.
-#[tokio::test]
-async fn a_schema_of_an_older_release_is_brought_up() {
-    for dump in [include_str!("fixtures/postgres/0001.sql")] {
-        let settings = cluster::fresh();
-        let beside = cluster::connect(&settings).await;
-        beside.batch_execute(&dump.replace("fixture", &settings.schema)).await.unwrap();
-        let store = open(&settings).await;
-        let record = store.get(&[key("a")]).await.unwrap().remove(0).unwrap();
-        assert_eq!((record.version, record.format, record.body.as_str()), (2, 1, r#"{"a": "\u0000"}"#));
-        let claimed = store.commit(batch([put("c", "{}", &[IndexKey::unique("code", "A")])])).await.unwrap();
-        assert_eq!(claimed, Committed::Conflict(key("c")));
-        let changes = store.changes(Revision(0), 10).await.unwrap();
-        assert_eq!(changes.iter().map(|change| change.revision.0).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(store.audit(&tenant(), None, 9).await.unwrap().items[0].action, "done");
-        assert_eq!(store.after(&node(), Sequence(0), 9).await.unwrap()[0].event, event("d"));
-        assert_eq!(store.append(&node(), &[event("d")]).await.unwrap(), [None]);
-        assert_eq!(store.append(&node(), &[event("e")]).await.unwrap(), [Some(Sequence(2))]);
-        let queued = store.peek(&session("s"), None, 9).await.unwrap();
-        assert_eq!(queued.iter().map(|queued| queued.message.clone()).collect::<Vec<_>>(), [message("kept")]);
-        let retained = store.retained(&tenant(), "#", None, 9, Timestamp::from_micros(0)).await.unwrap();
-        assert_eq!(retained, [Message { retain: true, ..message("retained") }]);
-        let opened = store.open(opening(&session("s"))).await.unwrap();
-        assert_eq!(opened.epoch.0, 2);
-        assert_eq!(opened.resumed.unwrap().subscriptions[0].filter, "a/#");
-    }
-}
-
-/// Writes what each fixture holds.
-async fn fill(store: &Postgres) {
-    done(store, "b").await;
-    done(store, "a").await;
-    let audit = Audit {
-        at: Timestamp::from_micros(1),
-        tenant: tenant(),
-        actor: "somebody".to_owned(),
-        action: "done".to_owned(),
-        subject: "thing:a".to_owned(),
-        refused: None,
-    };
-    let index_keys = [IndexKey::unique("code", "A"), IndexKey::many("home", "h")];
-    let written = Batch { audit: vec![audit], ..batch([put("a", r#"{"a": "\u0000"}"#, &index_keys)]) };
-    assert!(matches!(store.commit(written).await.unwrap(), Committed::Done(_)));
-    assert_eq!(store.append(&node(), &[event("d")]).await.unwrap(), [Some(Sequence(1))]);
-    let epoch = store.open(opening(&session("s"))).await.unwrap().epoch;
-    let subscription = StoredSubscription {
-        filter: "a/#".to_owned(),
-        qos: QoS::ExactlyOnce,
-        no_local: false,
-        retain_as_published: true,
-        identifier: Some(u32::MAX),
-    };
-    assert_eq!(store.subscribe(&session("s"), epoch, &[subscription]).await.unwrap(), Fenced::Done);
-    let target = Target { session: session("s"), qos: QoS::AtLeastOnce, retain: false, identifiers: vec![1] };
-    let kept = Publication { message: message("kept"), to: vec![target], received: Some((session("s"), epoch, 7)) };
-    let retained = Message { retain: true, ..message("retained") };
-    let retained = Publication { message: retained, to: Vec::new(), received: None };
-    assert_eq!(store.offer(&[kept, retained]).await.unwrap().len(), 2);
-}
-
-/// The present layout, filled in the same way, has what the newest fixture has. A new layout gets a fixture by this test too:
-/// with `IOT_POSTGRES_FIXTURE=1` and a server in `IOT_POSTGRES_URL` it only fills a schema `fixture` there; then
-/// `pg_dump --schema=fixture --inserts --no-owner | grep -v '^\\'`.
-#[tokio::test]
-async fn the_newest_fixture_is_of_the_present_layout() {
-    let mut settings = cluster::fresh();
-    if std::env::var_os("IOT_POSTGRES_FIXTURE").is_some() {
-        settings.schema = "fixture".to_owned();
-        return fill(&open(&settings).await).await;
-    }
-    fill(&open(&settings).await).await;
-    let beside = cluster::connect(&settings).await;
-    let released = cluster::fresh();
-    let dump = include_str!("fixtures/postgres/0001.sql").replace("fixture", &released.schema);
-    beside.batch_execute(&dump).await.unwrap();
-    let columns =
-        "SELECT table_name::text || ' ' || column_name::text || ' ' || data_type::text FROM information_schema.columns
-        WHERE table_schema = $1 ORDER BY 1";
-    let of = async |schema: &str| -> Vec<String> {
-        beside.query(columns, &[&schema]).await.unwrap().iter().map(|row| row.get(0)).collect()
-    };
-    assert_eq!(of(&released.schema).await, of(&settings.schema).await);
-    let migrations = "SELECT string_agg(checksum, ' ' ORDER BY number) FROM";
-    let of = async |schema: &str| -> String {
-        beside.query_one(&format!("{migrations} {schema}.migration"), &[]).await.unwrap().get(0)
-    };
-    assert_eq!(of(&released.schema).await, of(&settings.schema).await);
-}
-
-#[tokio::test]
-async fn wrong_settings_are_refused_and_tell_no_secret() {
-    let settings = PostgresSettings::new("postgresql://iot:geheim@host:port/x");
-    let error = refusal(&settings).await;
-    assert!(matches!(error, OpenError::Setting { name: "url", .. }));
-    assert!(!format!("{error} {error:?} {settings:?}").contains("geheim"));
-    for schema in ["", "Iot", "a\"b", "a b"] {
-        let mut settings = cluster::fresh();
-        settings.schema = schema.to_owned();
-        assert!(matches!(refusal(&settings).await, OpenError::Setting { name: "schema", .. }));
-    }
-    let nobody = PostgresSettings::new("host=127.0.0.1 port=1 user=iot");
-    assert!(matches!(refusal(&nobody).await, OpenError::Unavailable { .. }));
-}
+// === closing ===
 
 #[tokio::test]
 async fn closing_finishes_what_was_begun_and_refuses_the_rest() {
@@ -561,75 +417,4 @@ async fn a_cancelled_write_leaves_the_store_whole() {
     }
     done(&store, "last").await;
     assert_eq!(store.revision().await.unwrap(), Revision(21));
-}
-
-async fn refusal(settings: &PostgresSettings) -> OpenError {
-    Postgres::open(settings, StoreLimits::default()).await.unwrap_err()
-}
-
-async fn done(store: &Postgres, name: &str) {
-    let committed = store.commit(batch([put(name, "{}", &[])])).await.unwrap();
-    assert!(matches!(committed, Committed::Done(_)), "{committed:?}");
-}
-
-fn key(name: &str) -> Key {
-    Key::new("thing", name)
-}
-
-fn put(name: &str, body: &str, index_keys: &[IndexKey]) -> Write {
-    Write::Put { key: key(name), format: 1, body: body.to_owned(), index_keys: index_keys.to_vec() }
-}
-
-fn batch(writes: impl IntoIterator<Item = Write>) -> Batch {
-    Batch { writes: writes.into_iter().collect(), ..Batch::default() }
-}
-
-fn tenant() -> TenantId {
-    TenantId::parse("t").unwrap()
-}
-
-fn node() -> NodeId {
-    NodeId::parse("n").unwrap()
-}
-
-fn session(name: &str) -> SessionId {
-    SessionId::anonymous(&tenant(), name)
-}
-
-fn opening(session: &SessionId) -> Opening {
-    Opening {
-        session: session.clone(),
-        clean: false,
-        keep: Duration::from_secs(3_600),
-        will: None,
-        at: Timestamp::from_micros(0),
-    }
-}
-
-fn message(payload: &str) -> Message {
-    Message {
-        tenant: tenant(),
-        topic: "a".into(),
-        payload: bytes::Bytes::copy_from_slice(payload.as_bytes()),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        properties: None,
-        published: Timestamp::from_micros(0),
-        expires: None,
-        device: None,
-    }
-}
-
-fn event(device: &str) -> Event {
-    Event {
-        tenant: tenant(),
-        product: ProductId::parse("p").unwrap(),
-        device: DeviceId::parse(device).unwrap(),
-        epoch: OwnershipEpoch(1),
-        home: None,
-        at: Timestamp::from_micros(0),
-        received: Timestamp::from_micros(0),
-        device_sequence: Some(1),
-        report: Report::Telemetry(vec![(Metric::parse("m").unwrap(), Value::Int(1))]),
-    }
 }

@@ -4,6 +4,8 @@
 //! server instead, on which each test makes schemas of its own; tests that restart the server always start one.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod samples;
+
 use std::{
     env, fs,
     net::TcpListener,
