@@ -30,11 +30,15 @@ pub(super) struct Telemetry {
     sequence: u64,
     log: BTreeMap<Sequence, Entry>,
     /// Each numeric value of what was sealed, by where it would be rolled up.
-    rolled: HashMap<(Series, Metric, Form), BTreeMap<(Timestamp, Sequence, usize), (Partition, f64)>>,
+    rolled: HashMap<(Series, Metric, Form), RolledUp>,
     series: HashMap<Series, Places>,
     latest: HashMap<Series, BTreeMap<Metric, (Timestamp, Value)>>,
     checkpoints: HashMap<(NodeId, ConsumerId), Sequence>,
 }
+
+/// Where a value is: in time, in the log, in its report.
+type Spot = (Timestamp, Sequence, usize);
+type RolledUp = BTreeMap<Spot, (Partition, f64)>;
 
 #[derive(Debug)]
 struct Entry {
@@ -191,7 +195,7 @@ impl Telemetry {
     }
 
     /// The numeric values of which an aggregate is made, in order.
-    fn numbers(&self, aggregate: &Aggregate) -> BTreeMap<(Timestamp, Sequence, usize), f64> {
+    fn numbers(&self, aggregate: &Aggregate) -> BTreeMap<Spot, f64> {
         let Aggregate { series, metric, from, until, .. } = aggregate;
         let width = i128::try_from(aggregate.bucket.as_micros()).unwrap_or(i128::MAX).max(1);
         let rolled = rolled(width, (from.as_micros(), until.as_micros()));

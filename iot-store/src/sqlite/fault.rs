@@ -3,7 +3,7 @@ use std::{error::Error, sync::Arc};
 use iot_core::store::StoreError;
 use rusqlite::ErrorCode;
 
-use crate::codec::Damage;
+use crate::{chunk::ChunkError, codec::Damage};
 
 pub(super) const BACKEND: &str = "sqlite";
 
@@ -35,6 +35,12 @@ impl From<rusqlite::Error> for Fault {
             }
             Some(_) => Self::Unavailable(Arc::new(error)),
         }
+    }
+}
+
+impl From<ChunkError> for Fault {
+    fn from(error: ChunkError) -> Self {
+        Self::Damaged(format!("a chunk: {error}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Multipart, State, multipart::Field};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use iot_core::{access::Permission, id::ReleaseId, logic::BoxError, problem::Problem};
 use iot_http::{Doc, Form, Guard, Identity, Path, ProblemResponse, Query, Routes};
 use iot_ota::{
@@ -10,6 +10,7 @@ use iot_ota::{
     server::{ReleaseRecord, ReleaseState, UploadError, Uploaded, Withdrawn},
 };
 use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::{
     Console,
@@ -19,6 +20,9 @@ use super::{
     releases::{FORM_BYTES, ReleaseShown, broken, file},
     show::Moment,
 };
+
+/// The most pieces of an image that wait between the form and the store.
+const PIECES_WAITING_MAX: usize = 4;
 
 pub(super) fn routes(routes: Routes<Console>) -> Routes<Console> {
     let (manage, read) = (Guard::Tenant(Permission::ManageReleases), Guard::Tenant(Permission::ReadDevice));
@@ -135,10 +139,18 @@ pub(super) async fn upload(
     let what = match file(&mut form, "image").await? {
         None => "Choose the file with the image.".to_owned(),
         Some(mut field) => {
-            let uploaded = {
-                let bytes = (&mut field).map(|bytes| bytes.map_err(BoxError::from));
-                console.ota.upload(&who.principal, &id, bytes).await
+            // The store takes a stream of its own, and the field is the form's.
+            let (pieces, mut taken) = mpsc::channel(PIECES_WAITING_MAX);
+            let bytes = stream::poll_fn(move |context| taken.poll_recv(context));
+            let pass_on = async {
+                let pieces = pieces;
+                while let Some(piece) = field.next().await {
+                    if pieces.send(piece.map_err(BoxError::from)).await.is_err() {
+                        break;
+                    }
+                }
             };
+            let (uploaded, ()) = tokio::join!(console.ota.upload(&who.principal, &id, bytes), pass_on);
             match uploaded {
                 Ok(Uploaded::Done(_)) => return Ok(see(&format!("/releases/{id}?done=image"))),
                 Ok(Uploaded::AlreadyThere(_)) => return Ok(see(&format!("/releases/{id}?done=known"))),

@@ -9,7 +9,7 @@ use iot_core::{
 };
 use rusqlite::{Connection, params};
 
-use super::{part, rollup, rows::find_series, seal::damaged, segment::Segments, window::Place};
+use super::{part, rollup, rows::find_series, segment::Segments, window::Place};
 use crate::{
     chunk::{Point, Reader, Summary},
     codec,
@@ -114,14 +114,14 @@ fn add_chunks(
             continue;
         }
         let body = part::body(connection, chunk.part, chunk.id)?;
-        let reader = Reader::open(&body).map_err(damaged)?;
+        let reader = Reader::open(&body)?;
         let (from, until) = (Timestamp::from_micros(from), Timestamp::from_micros(until));
         if alone {
             // Where chunks do not overlap, times alone order their values.
             let add = |at: &[i64], values: &[f64]| buckets.add_run(at, values, |_| Sequence(0));
-            reader.visit_values(&aggregate.metric, from, until, add).map_err(damaged)?;
+            reader.visit_values(&aggregate.metric, from, until, add)?;
         } else {
-            let numbers = reader.numbers_between(&aggregate.metric, from, until).map_err(damaged)?;
+            let numbers = reader.numbers_between(&aggregate.metric, from, until)?;
             buckets.add_run(&numbers.at, &numbers.values, |row| Sequence(numbers.sequence[row]));
         }
     }

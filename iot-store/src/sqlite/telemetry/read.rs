@@ -13,7 +13,6 @@ use rusqlite::{Connection, params};
 use super::{
     part,
     rows::{COLUMNS, find_series, series_of, stored_event},
-    seal::damaged,
     segment::Segments,
     window::Place,
 };
@@ -146,7 +145,7 @@ fn add_sealed(connection: &Connection, wanted: &Wanted, series: i64, found: &mut
             limit: wanted.limit + 1,
         };
         let events = Reader::open(&body).and_then(|reader| reader.select(&range.series, &selection));
-        events.map_err(damaged)?.into_iter().for_each(|stored| add(found, stored));
+        events?.into_iter().for_each(|stored| add(found, stored));
     }
     Ok(())
 }

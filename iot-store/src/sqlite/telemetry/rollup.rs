@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use iot_core::{id::Metric, store::Form, time::Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::seal::damaged;
 use crate::{
     chunk::{Point, Rollup, Rollups, Summary},
     sqlite::fault::Fault,
@@ -59,14 +58,14 @@ pub(super) fn add(
             .optional()?;
         match known {
             Some((id, body)) => {
-                let mut rollups = Rollups::decode(&body).map_err(damaged)?;
+                let mut rollups = Rollups::decode(&body)?;
                 rollups.merge(&new);
-                let body = rollups.encode().map_err(damaged)?;
+                let body = rollups.encode()?;
                 connection.prepare_cached("UPDATE rollup SET body = ?1 WHERE id = ?2")?.execute(params![body, id])?;
             }
             None => {
                 let sql = "INSERT INTO rollup (part, series, metric, era, body) VALUES (?1, ?2, ?3, ?4, ?5)";
-                let body = new.encode().map_err(damaged)?;
+                let body = new.encode()?;
                 connection.prepare_cached(sql)?.execute(params![part, series, metric.as_str(), era, body])?;
             }
         }
@@ -91,7 +90,7 @@ pub(super) fn visit(
     let mut rows = statement.query(key)?;
     while let Some(row) = rows.next()? {
         let body = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-        let rollups = Rollups::decode(body).map_err(damaged)?;
+        let rollups = Rollups::decode(body)?;
         rollups.rows.iter().filter(|row| (from..until).contains(&row.start.as_micros())).for_each(&mut visit);
     }
     Ok(())

@@ -164,7 +164,7 @@ fn add_to_chunks(
             break;
         }
         let body = part::body(connection, part, chunk)?;
-        events.append(&mut Reader::open(&body).and_then(|reader| reader.events(series)).map_err(damaged)?);
+        events.append(&mut Reader::open(&body).and_then(|reader| reader.events(series))?);
         connection.prepare_cached("DELETE FROM chunk WHERE id = ?1")?.execute([chunk])?;
         connection.prepare_cached(&format!("DELETE FROM chunk_{part} WHERE id = ?1"))?.execute([chunk])?;
     }
@@ -179,7 +179,7 @@ fn write_chunk(connection: &Connection, part: i64, series: i64, events: &[Stored
             write_chunk(connection, part, series, one)?;
             return write_chunk(connection, part, series, other);
         }
-        encoded => encoded.map_err(damaged)?,
+        encoded => encoded?,
     };
     let sql = "INSERT INTO chunk (part, series, rows, first_at, last_at, stats) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let (first, last) = (stats.first.0.as_micros(), stats.last.0.as_micros());
@@ -236,8 +236,4 @@ fn keep_latest(connection: &Connection, series: i64, events: &[StoredEvent]) -> 
         upsert.execute(params![series, metric.as_str(), at.as_micros(), codec::value(value)])?;
     }
     Ok(())
-}
-
-pub(super) fn damaged(error: ChunkError) -> Fault {
-    Fault::damaged(format!("a chunk: {error}"))
 }
