@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use iot_core::{
-    event::{Report, Sequence, Value},
+    event::{Report, Value},
     id::{DeviceId, Metric, OwnershipEpoch, TenantId},
     message::{Message, Properties, QoS},
     time::Timestamp,
@@ -100,7 +100,7 @@ fn read_summary(input: &mut Decoder<'_>) -> Result<Summary, decode::Error> {
     let (count, min, max, sum) = (input.u64()?, input.f64()?, input.f64()?, input.f64()?);
     let point = |input: &mut Decoder<'_>| {
         let at = Timestamp::from_micros(input.i64()?);
-        Ok::<_, decode::Error>(Point { at, sequence: Sequence(input.u64()?), value: input.f64()? })
+        Ok::<_, decode::Error>(Point { at, sequence: iot_core::event::Sequence(input.u64()?), value: input.f64()? })
     };
     Ok(Summary { count, min, max, sum, first: point(input)?, last: point(input)? })
 }

@@ -26,7 +26,7 @@ pub struct Encoded {
 }
 
 /// Encodes reports of one series, which must be in order of (time, sequence), each once. At most [`CHUNK_ROWS_MAX`]
-/// reports, [`CHUNK_VALUES_MAX`] values and [`CHUNK_TEXT_BYTES_MAX`] bytes of text go into one chunk; when one of these
+/// reports, [`CHUNK_VALUES_MAX`](super::CHUNK_VALUES_MAX) values and [`CHUNK_TEXT_BYTES_MAX`](super::CHUNK_TEXT_BYTES_MAX) bytes of text go into one chunk; when one of these
 /// is passed, encode the two halves.
 pub fn encode(events: &[StoredEvent]) -> Result<Encoded, ChunkError> {
     let (first, last) = check(events)?;
