@@ -263,6 +263,17 @@ async fn a_browser_signs_in_with_a_cookie() {
 /// AC-5: a flood of sign-ins is hashed two at a time; what does not fit is told to come again, and others are served.
 #[tokio::test]
 async fn ac_5_a_flood_of_sign_ins_leaves_room_for_others() {
+    // On a machine that does something else at that moment a flood may be over before the other request is begun.
+    for round in 0..5 {
+        if is_served_within_a_flood(round).await {
+            return;
+        }
+    }
+    panic!("no request is answered while a flood is at work");
+}
+
+/// Whether somebody was served before the flood was over.
+async fn is_served_within_a_flood(round: u8) -> bool {
     let face = Face::new().await;
     let signed_in = face.person(ANN).await;
     let flood = 2 * HASHES_WAITING_MAX;
@@ -270,7 +281,7 @@ async fn ac_5_a_flood_of_sign_ins_leaves_room_for_others() {
         .map(|n| {
             let body = json!({ "email": "nobody@example.org", "password": "not the password" });
             let mut request = request("", "POST /v1/login", &body);
-            let peer: SocketAddr = format!("198.51.100.{}:1", n % 250).parse().unwrap();
+            let peer: SocketAddr = format!("198.51.{round}.{}:1", n % 250).parse().unwrap();
             request.extensions_mut().insert(Peer(peer));
             tokio::spawn(face.tls.clone().oneshot(request))
         })
@@ -283,7 +294,6 @@ async fn ac_5_a_flood_of_sign_ins_leaves_room_for_others() {
     let served = face.send(&face.tls, own, FAR).await.0;
     let done = tries.iter().filter(|attempt| attempt.is_finished()).count();
     assert_eq!(served, 200);
-    assert!(done < flood, "another request is answered while the flood is at work");
     let mut busy = 0;
     for attempt in tries {
         let response = attempt.await.unwrap().unwrap();
@@ -298,6 +308,7 @@ async fn ac_5_a_flood_of_sign_ins_leaves_room_for_others() {
     let work = face.cloud.auth.password_work();
     assert!(busy >= flood - HASHES_WAITING_MAX - HASHES_MAX && work.refused == busy as u64, "{busy} {work:?}");
     assert!(work.at_once_max <= HASHES_MAX, "{work:?}");
+    done < flood
 }
 
 #[tokio::test]
