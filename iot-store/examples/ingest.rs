@@ -1,11 +1,12 @@
 //! How fast telemetry is appended, durably: `cargo run --release -p iot-store --features sqlite --example ingest`.
 //!
-//! Events of one value, batches of 1,000, from so many devices as the first argument says (1,000), in a folder below the
-//! second (the one for temporary files). Prints events per second and processor time per event for one
-//! caller that waits for each batch, for four, and for sixteen.
+//! Messages of five values, in turn from so many devices as the first argument says (10,000), in a folder below the
+//! second (the one for temporary files). For batches of 100, 1,000 and 10,000 messages and for one, four and sixteen
+//! callers that each wait for their batch: points per second, processor time of the whole process per point, and bytes
+//! per point in the file.
 #![expect(clippy::print_stdout, reason = "a program that reports to people")]
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{fs, path::Path, sync::Arc, time::Instant};
 
 use iot_core::{
     event::{Event, Report, Value},
@@ -15,42 +16,63 @@ use iot_core::{
 };
 use iot_store::{StoreLimits, sqlite::Sqlite};
 
-const EVENTS: u64 = 500_000;
-const BATCH: u64 = 1_000;
+const METRICS: [&str; 5] = ["temperature", "humidity", "power", "voltage", "on"];
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let devices = std::env::args().nth(1).map_or(Ok(1_000), |text| text.parse())?;
+    let devices = std::env::args().nth(1).map_or(Ok(10_000), |text| text.parse())?;
     let base = std::env::args().nth(2).map_or_else(std::env::temp_dir, Into::into);
-    for callers in [1, 4, 16] {
-        let folder = base.join(format!("iot-ingest-{}-{callers}", std::process::id()));
-        let store = Sqlite::open(&folder, StoreLimits::default()).await?;
-        let (began, cpu) = (Instant::now(), cpu_micros());
-        run(&store, callers, devices).await;
-        let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_micros().saturating_sub(cpu));
-        store.close().await;
-        let bytes = fs::metadata(folder.join("data.db"))?.len();
-        fs::remove_dir_all(&folder)?;
-        #[expect(clippy::cast_precision_loss, reason = "for people")]
-        let (events, cpu) = (EVENTS as f64, cpu as f64);
-        println!(
-            "{callers} caller(s): {:.0} events/s, {:.2} us CPU/event, {} bytes/event",
-            events / seconds,
-            cpu / events,
-            bytes / EVENTS
-        );
+    for (batch, messages) in [(100, 50_000), (1_000, 300_000), (10_000, 500_000)] {
+        for callers in [1, 4, 16] {
+            let folder = base.join(format!("iot-ingest-{}-{batch}-{callers}", std::process::id()));
+            measure(&folder, &Load { batch, messages, callers, devices }).await?;
+            fs::remove_dir_all(&folder)?;
+        }
     }
     Ok(())
 }
 
-async fn run(store: &Sqlite, callers: u64, devices: u64) {
+#[derive(Clone, Copy)]
+struct Load {
+    batch: u64,
+    messages: u64,
+    callers: u64,
+    devices: u64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+async fn measure(folder: &Path, load: &Load) -> Result<(), Box<dyn std::error::Error>> {
+    let store = Sqlite::open(folder, StoreLimits::default()).await?;
+    let fleet = Arc::new(Fleet::new(load.devices));
+    // The messages are made beforehand: what is measured is the store.
+    let batches = (0..load.messages / load.batch)
+        .map(|batch| (0..load.batch).map(|n| fleet.event(batch * load.batch + n)).collect())
+        .collect();
+    let (began, cpu) = (Instant::now(), cpu_micros());
+    run(&store, load.callers, batches).await;
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_micros().saturating_sub(cpu));
+    store.close().await;
+    let bytes = fs::metadata(folder.join("data.db"))?.len();
+    let points = (load.messages * METRICS.len() as u64) as f64;
+    println!(
+        "batches of {}, {} caller(s): {:.0} points/s, {:.2} us CPU/point, {:.1} bytes/point",
+        load.batch,
+        load.callers,
+        points / seconds,
+        cpu as f64 / points,
+        bytes as f64 / points
+    );
+    Ok(())
+}
+
+async fn run(store: &Sqlite, callers: u64, batches: Vec<Vec<Event>>) {
+    let batches = Arc::new(batches);
     let callers = (0..callers).map(|caller| {
-        let store = Arc::new(store.clone());
+        let (store, batches) = (store.clone(), Arc::clone(&batches));
         tokio::spawn(async move {
             let node = NodeId::parse("n1").expect("an id");
-            for batch in (0..EVENTS / BATCH).filter(|batch| batch % callers == caller) {
-                let events: Vec<Event> = (0..BATCH).map(|n| event(batch * BATCH + n, devices)).collect();
-                store.append(&node, &events).await.expect("appended");
+            for (_, events) in (0..).zip(batches.iter()).filter(|(batch, _)| batch % callers == caller) {
+                store.append(&node, events).await.expect("appended");
             }
         })
     });
@@ -59,22 +81,50 @@ async fn run(store: &Sqlite, callers: u64, devices: u64) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "any number will do")]
-fn event(count: u64, devices: u64) -> Event {
-    let at = Timestamp::from_millis(1_800_000_000_000 + i64::try_from(count / 10).unwrap_or(0));
-    Event {
-        tenant: TenantId::parse("acme").expect("an id"),
-        product: ProductId::parse("lamp").expect("an id"),
-        device: DeviceId::parse(&format!("lamp-{:05}", count % devices)).expect("an id"),
-        epoch: OwnershipEpoch(1),
-        home: None,
-        at,
-        received: at,
-        device_sequence: Some(count / devices + 1),
-        report: Report::Telemetry(vec![(
-            Metric::parse("temperature").expect("a name"),
-            Value::Float(count as f64 / 7.0),
-        )]),
+struct Fleet {
+    tenant: TenantId,
+    product: ProductId,
+    devices: Vec<DeviceId>,
+    metrics: [Metric; 5],
+}
+
+impl Fleet {
+    fn new(devices: u64) -> Self {
+        Self {
+            tenant: TenantId::parse("acme").expect("an id"),
+            product: ProductId::parse("meter").expect("an id"),
+            devices: (0..devices).map(|n| DeviceId::parse(&format!("meter-{n:06}")).expect("an id")).collect(),
+            metrics: METRICS.map(|name| Metric::parse(name).expect("a name")),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
+    fn event(&self, count: u64) -> Event {
+        let devices = self.devices.len() as u64;
+        let (device, round) = (count % devices, count / devices);
+        let at = Timestamp::from_millis(
+            1_800_000_000_000 + i64::try_from(round * 1_000 + device * 1_000 / devices).unwrap_or(0),
+        );
+        let wave = ((round + device) as f64 / 50.0).sin();
+        let tenths = |value: f64| Value::Float((value * 10.0).round() / 10.0);
+        let values = [
+            tenths(21.0 + 3.0 * wave),
+            tenths(45.0 + 10.0 * wave),
+            tenths(120.0 + 80.0 * wave),
+            tenths(230.0 + wave),
+            Value::Bool(!round.is_multiple_of(7)),
+        ];
+        Event {
+            tenant: self.tenant.clone(),
+            product: self.product.clone(),
+            device: self.devices[usize::try_from(device).unwrap_or(0)].clone(),
+            epoch: OwnershipEpoch(1),
+            home: None,
+            at,
+            received: at,
+            device_sequence: Some(round + 1),
+            report: Report::Telemetry(self.metrics.iter().cloned().zip(values).collect()),
+        }
     }
 }
 

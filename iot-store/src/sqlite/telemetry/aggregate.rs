@@ -131,8 +131,18 @@ fn add_chunks(
 impl Buckets {
     // A bucket that would begin before the first timestamp begins there.
     fn start(&self, at: i64) -> i64 {
-        let start = i128::from(at).div_euclid(self.width) * self.width;
-        i64::try_from(start).unwrap_or(i64::MIN)
+        match i64::try_from(self.width) {
+            Ok(width) => at.div_euclid(width).checked_mul(width).unwrap_or(i64::MIN),
+            Err(_) if at < 0 => i64::MIN,
+            Err(_) => 0,
+        }
+    }
+
+    /// Where the bucket of a time ends; the last one has no end.
+    fn end(&self, at: i64) -> i64 {
+        let width = i64::try_from(self.width).ok();
+        let next = width.and_then(|width| at.div_euclid(width).checked_add(1)?.checked_mul(width));
+        next.unwrap_or(if at < 0 && width.is_none() { 0 } else { i64::MAX })
     }
 
     /// Adds values that are all in the bucket of a time.
@@ -143,25 +153,22 @@ impl Buckets {
 
     /// Adds values in order of time.
     fn add_run(&mut self, at: &[i64], values: &[f64], sequence: impl Fn(usize) -> Sequence) {
-        let mut row = 0;
-        while row < at.len() {
-            let start = self.start(at[row]);
-            let end = i128::from(start).max(i128::from(at[row]).div_euclid(self.width) * self.width) + self.width;
-            let end = i64::try_from(end).unwrap_or(i64::MAX);
-            let rest = &at[row..];
-            let count = if end == i64::MAX { rest.len() } else { rest.partition_point(|at| *at < end) };
-            let run = &values[row..row + count];
-            let point =
-                |row: usize| Point { at: Timestamp::from_micros(at[row]), sequence: sequence(row), value: values[row] };
-            let (mut min, mut max, mut sum) = (run[0], run[0], run[0]);
-            for value in &run[1..] {
-                min = min.min(*value);
-                max = max.max(*value);
-                sum += *value;
+        let point =
+            |row: usize| Point { at: Timestamp::from_micros(at[row]), sequence: sequence(row), value: values[row] };
+        let mut first = 0;
+        while first < at.len() {
+            let end = self.end(at[first]);
+            let (mut min, mut max, mut sum) = (values[first], values[first], values[first]);
+            let mut next = first + 1;
+            while next < at.len() && (at[next] < end || end == i64::MAX) {
+                min = min.min(values[next]);
+                max = max.max(values[next]);
+                sum += values[next];
+                next += 1;
             }
-            let (first, last) = (point(row), point(row + count - 1));
-            self.add(at[row], &Summary { count: count as u64, min, max, sum, first, last });
-            row += count;
+            let count = (next - first) as u64;
+            self.add(at[first], &Summary { count, min, max, sum, first: point(first), last: point(next - 1) });
+            first = next;
         }
     }
 
