@@ -35,11 +35,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Opens `path` with a token.
+    /// Opens `path` with a token, and waits for the head of the answer: from then on nothing is missed.
     ///
     /// # Panics
     ///
-    /// If the server cannot be reached.
+    /// If the server cannot be reached or does not answer.
     pub fn open(server: SocketAddr, path: &str, token: &str) -> Self {
         let mut tcp = TcpStream::connect(server).expect("the server listens");
         let request = format!(
@@ -47,7 +47,12 @@ impl Stream {
         );
         tcp.write_all(request.as_bytes()).expect("the server reads");
         let (events, ended) = (Arc::<Mutex<Vec<Event>>>::default(), Arc::<AtomicBool>::default());
-        let reader = BufReader::new(tcp.try_clone().expect("a socket has two ends"));
+        let mut reader = BufReader::new(tcp.try_clone().expect("a socket has two ends"));
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            assert!(reader.read_line(&mut line).expect("the server answers") > 0, "the answer has a head");
+        }
         let (kept, over) = (Arc::clone(&events), Arc::clone(&ended));
         std::thread::spawn(move || {
             read(reader, &kept);
