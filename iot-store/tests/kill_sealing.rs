@@ -151,12 +151,12 @@ async fn child(folder: &Path) {
             let store = store.clone();
             tokio::spawn(async move {
                 // Each appender of each life has numbers of its own.
-                let mut first = (life * i64::try_from(APPENDERS).unwrap() + i64::try_from(task).unwrap()) * 1_000_000;
-                loop {
+                let own = (life * i64::try_from(APPENDERS).unwrap() + i64::try_from(task).unwrap()) * 1_000_000;
+                for batch in 0.. {
+                    let first = own + batch * BATCH;
                     let events: Vec<Event> = (first..first + BATCH).map(report).collect();
                     store.append(&node(), &events).await.unwrap();
                     say(&format!("ack {first} {}", first + BATCH));
-                    first += BATCH;
                 }
             })
         })
