@@ -167,11 +167,20 @@ fn sweep_folder(folder: &FilePath, before: Timestamp) -> io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().contains('#') && changed(&entry.metadata()?.modified()?) < before {
-            fs::remove_file(entry.path())?;
+        if !entry.file_name().to_string_lossy().contains('#') {
+            continue;
+        }
+        match sweep_file(&entry, before) {
+            // Its writer was not broken: it has got its name meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            swept => swept?,
         }
     }
     Ok(())
+}
+
+fn sweep_file(entry: &fs::DirEntry, before: Timestamp) -> io::Result<()> {
+    if changed(&entry.metadata()?.modified()?) < before { fs::remove_file(entry.path()) } else { Ok(()) }
 }
 
 fn changed(at: &SystemTime) -> Timestamp {
