@@ -142,6 +142,11 @@ pub async fn repeats_are_recognised_while_the_report_is_young(store: &Store) {
     let _ = store.maintain(time(10), &Policies::default()).await.unwrap();
     assert!(store.append(&node("n"), &first).await.unwrap().iter().all(Option::is_none));
     assert_eq!(ints(store, &s).await.len(), 10);
+    // However many gaps a device leaves, and from whichever end it sends.
+    let gaps: Vec<Event> =
+        (0..1_000).rev().map(|n| counted(&s, time(20 + n), 100 + 2 * n.unsigned_abs(), half(n))).collect();
+    assert!(append(store, &gaps).await.iter().all(Option::is_some));
+    assert!(append(store, &gaps).await.iter().all(Option::is_none));
 }
 
 /// Not even if the whole log is gone.

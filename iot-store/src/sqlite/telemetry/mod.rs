@@ -44,7 +44,7 @@ use self::{
     window::Place,
 };
 use super::{Sqlite, ordered, writer::Outcome};
-use crate::rules::read_place;
+use crate::{chunk, rules::read_place};
 
 /// A segment of the log takes no more once its first event was received so long ago.
 const SEGMENT_AGE: Duration = Duration::from_secs(3_600);
@@ -58,12 +58,12 @@ const SEGMENTS_WAITING_MAX: i64 = 8;
 pub(super) struct Maintenance {
     /// Held by who seals.
     one: tokio::sync::Mutex<()>,
-    /// As they were given last.
-    policies: std::sync::Mutex<Arc<Policies>>,
+    /// As they were given last. Nothing is sealed before: it could be forgotten too early.
+    policies: std::sync::Mutex<Option<Arc<Policies>>>,
 }
 
 impl Maintenance {
-    fn policies(&self) -> std::sync::MutexGuard<'_, Arc<Policies>> {
+    fn policies(&self) -> std::sync::MutexGuard<'_, Option<Arc<Policies>>> {
         self.policies.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -81,7 +81,7 @@ impl Sqlite {
     async fn relieve(&self) -> Result<(), StoreError> {
         while self.inner.window.waiting.load(Ordering::Relaxed) >= SEGMENTS_WAITING_MAX {
             let _one = self.inner.maintenance.one.lock().await;
-            let policies = Arc::clone(&self.inner.maintenance.policies());
+            let Some(policies) = self.inner.maintenance.policies().clone() else { break };
             if let Sealed::Nothing = self.seal_step(&policies).await? {
                 break;
             }
@@ -91,7 +91,30 @@ impl Sqlite {
 
     /// The places of unsealed reports of a series from `from`, included, until `until`, excluded.
     fn hot(&self, series: &Series, from: i64, until: i64) -> Vec<Place> {
-        self.inner.window.get(series).map(|hot| hot.state().between(from, until).to_vec()).unwrap_or_default()
+        self.inner.window.get(series).map(|hot| hot.state().between(from, until).collect()).unwrap_or_default()
+    }
+}
+
+impl Sqlite {
+    /// The places of unsealed reports of a range beyond `after`, in the order asked for: the first [`RANGE_EVENTS_MAX`].
+    fn hot_page(&self, range: &Range, newest_first: bool, after: Option<chunk::Place>) -> Vec<Place> {
+        let Some(hot) = self.inner.window.get(&range.series) else { return Vec::new() };
+        let (mut from, mut until) = (range.from.as_micros(), range.until.as_micros());
+        let after = after.map(|(at, sequence)| (at.as_micros(), ordered(sequence.0)));
+        match after {
+            Some((at, _)) if newest_first => until = until.min(at.saturating_add(1)),
+            Some((at, _)) => from = from.max(at),
+            None => {}
+        }
+        let state = hot.state();
+        let places = state.between(from, until);
+        if newest_first {
+            let beyond = |place: &Place| after.is_none_or(|after| *place < after);
+            places.rev().filter(beyond).take(RANGE_EVENTS_MAX).collect()
+        } else {
+            let beyond = |place: &Place| after.is_none_or(|after| *place > after);
+            places.filter(beyond).take(RANGE_EVENTS_MAX).collect()
+        }
     }
 }
 
@@ -126,16 +149,7 @@ impl TelemetryStore for Sqlite {
             Some(None) => return Ok(Page { items: Vec::new(), next: None }),
             place => place.flatten(),
         };
-        let mut hot = self.hot(&range.series, range.from.as_micros(), range.until.as_micros());
-        if newest_first {
-            hot.reverse();
-        }
-        if let Some((at, sequence)) = after {
-            let after = (at.as_micros(), ordered(sequence.0));
-            let passed = |place: &Place| if newest_first { *place >= after } else { *place <= after };
-            hot.drain(..hot.partition_point(passed));
-        }
-        hot.truncate(RANGE_EVENTS_MAX);
+        let hot = self.hot_page(range, newest_first, after);
         let wanted = Wanted { range: range.clone(), newest_first, after, limit: limit.max(1) as usize, hot };
         self.inner.data_readers.run(move |connection| read::page(connection, &wanted)).await
     }
@@ -150,7 +164,7 @@ impl TelemetryStore for Sqlite {
     async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
         let _one = self.inner.maintenance.one.lock().await;
         let policies = Arc::new(policies.clone());
-        *self.inner.maintenance.policies() = Arc::clone(&policies);
+        *self.inner.maintenance.policies() = Some(Arc::clone(&policies));
         let (old, abandoned) = (now.minus(SEGMENT_AGE).as_micros(), now.minus(LOG_KEPT).as_micros());
         let data = &self.inner.data;
         data.run(move |connection, known| Ok(Outcome::Keep(known.close_old(connection, old)?))).await?;

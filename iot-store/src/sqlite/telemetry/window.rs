@@ -2,7 +2,7 @@
 //! the newest of each metric. It is changed after the file was, and made anew from it at the start.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicI64},
 };
 
@@ -32,8 +32,8 @@ pub(super) struct Hot {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// In order.
-    places: Vec<Place>,
+    // Not a list: a device may send what it has kept with the newest first.
+    places: BTreeSet<Place>,
     /// How the device counted its events, sealed ones too.
     pub(super) counts: Counts,
     newest: Vec<(Metric, Place)>,
@@ -75,11 +75,7 @@ impl Hot {
 
 impl State {
     pub(super) fn add(&mut self, place: Place, count: Option<i64>, metrics: &[Metric]) {
-        if self.places.last().is_none_or(|last| *last < place) {
-            self.places.push(place);
-        } else if let Err(index) = self.places.binary_search(&place) {
-            self.places.insert(index, place);
-        }
+        self.places.insert(place);
         if let Some(count) = count {
             self.counts.insert(count);
         }
@@ -97,10 +93,9 @@ impl State {
     }
 
     /// Those from `from`, included, until `until`, excluded, in order.
-    pub(super) fn between(&self, from: i64, until: i64) -> &[Place] {
-        let start = self.places.partition_point(|(at, _)| *at < from);
-        let end = self.places.partition_point(|(at, _)| *at < until);
-        self.places.get(start..end).unwrap_or_default()
+    pub(super) fn between(&self, from: i64, until: i64) -> impl DoubleEndedIterator<Item = Place> {
+        let span = (from < until).then_some((from, i64::MIN)..(until, i64::MIN));
+        span.into_iter().flat_map(|span| self.places.range(span)).copied()
     }
 
     pub(super) fn newest(&self) -> &[(Metric, Place)] {
