@@ -5,43 +5,27 @@
 
 mod support;
 
-use std::{
-    fs,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, net::IpAddr, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version, password_hash::phc::PasswordHash};
-use async_trait::async_trait;
 use iot_auth::{
     Auth, AuthError,
     account::{
         ACCESS_VALIDITY, Account, AccountOptions, CODE_TRIES_MAX, CODE_VALIDITY, Deleted, LOGIN_IDLE_MAX,
         LOGIN_VALIDITY_MAX, LOGINS_MAX, LoggedIn, MAILS_PER_HOUR_MAX, PasswordChanged, REFRESH_GRACE,
         REGISTRATIONS_PER_HOUR_MAX, Refreshed, Registered, ResetAsked, ResetDone, SIGN_IN_PERIOD, SIGN_IN_TRIES_MAX,
-        SIGN_IN_TRIES_PER_NETWORK_MAX, SignedIn, StaffCreated, StaffSet, Verified,
+        SIGN_IN_TRIES_PER_NETWORK_MAX, SignedIn, StaffSet, Verified,
     },
-    token::{Role, SignIn},
+    token::Role,
 };
 use iot_core::{
-    access::{Access, Authentication, Permission, Principal, Refusal, Resource, Standing, check},
-    clock::Clock,
+    access::{Access, Permission, Principal, Refusal, Standing},
     home::MembershipBell,
-    id::{AccountId, TenantId},
-    problem::Cursor,
     secret::Secret,
-    store::{
-        Audit, Batch, Change, Committed, Index, Key, MetaStore, MetaStoreExt, Page, Record, Revision, StoreError,
-        Stores,
-    },
+    store::{Batch, MetaStoreExt, Stores},
 };
 use iot_store::{StoreLimits, sqlite::Sqlite};
-use support::{Cloud, PASSWORD, accepted, email, ip, operator, password, refusal};
-use tokio::sync::Barrier;
+use support::{Cloud, PASSWORD, accepted, email, ip, may, operator, password, refusal};
 
 const ANN: &str = "ann@example.org";
 
@@ -58,11 +42,6 @@ async fn pair(cloud: &Cloud, token: &Secret) -> SignedIn {
         Refreshed::Granted(next) => *next,
         other => panic!("{other:?}"),
     }
-}
-
-fn may(answer: &Authentication, cloud: &Cloud, permission: Permission) -> bool {
-    let Authentication::Accepted(principal, grants) = answer else { panic!("{answer:?}") };
-    check(grants, permission, &Resource::tenant(&principal.tenant), cloud.clock.timestamp()).allow
 }
 
 #[tokio::test]
@@ -530,97 +509,6 @@ async fn sign_ins_survive_a_restart() {
     assert_eq!(refusal(cloud.by_access(&next.access).await), Refusal::Revoked);
     cloud.signed_in(ANN).await;
     sqlite.close().await;
-}
-
-/// A store whose first two commits wait for each other: both were decided by the same records.
-#[derive(Debug)]
-struct BothDecided {
-    store: Arc<dyn MetaStore>,
-    commits: AtomicU32,
-    both: Barrier,
-}
-
-#[async_trait]
-impl MetaStore for BothDecided {
-    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
-        if self.commits.fetch_add(1, Ordering::Relaxed) < 2 {
-            self.both.wait().await;
-        }
-        self.store.commit(batch).await
-    }
-
-    async fn get(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.get(keys).await
-    }
-
-    async fn list(&self, index: &Index, after: Option<&Cursor>, limit: u32) -> Result<Page<Record>, StoreError> {
-        self.store.list(index, after, limit).await
-    }
-
-    async fn count(&self, index: &Index) -> Result<u64, StoreError> {
-        self.store.count(index).await
-    }
-
-    async fn changes(&self, after: Revision, limit: u32) -> Result<Vec<Change>, StoreError> {
-        self.store.changes(after, limit).await
-    }
-
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        self.store.revision().await
-    }
-
-    async fn audit(&self, tenant: &TenantId, before: Option<&Cursor>, limit: u32) -> Result<Page<Audit>, StoreError> {
-        self.store.audit(tenant, before, limit).await
-    }
-}
-
-async fn admin(cloud: &Cloud, address: &str) -> (AccountId, Principal) {
-    let id = cloud.person(address).await;
-    assert_eq!(cloud.auth.set_staff(&operator("default"), &id, Some(Role::Admin)).await.unwrap(), StaffSet::Done);
-    (id, accepted(cloud.by_access(&cloud.signed_in(address).await.access).await))
-}
-
-#[tokio::test]
-async fn the_first_administrator_comes_from_the_one_time_password() {
-    let cloud = Cloud::new().await;
-    let one_time = cloud.auth.first_start().await.unwrap().unwrap();
-    let create = async |shown: &Secret, address: &str| {
-        cloud.auth.create_staff(shown, &email(address), &password(PASSWORD), "Ann", ip()).await.unwrap()
-    };
-    let hashes = cloud.auth.password_work().hashes;
-    assert_eq!(create(&Secret::new("guess"), ANN).await, StaffCreated::Refused);
-    assert_eq!(cloud.auth.password_work().hashes, hashes, "a guess costs no hash");
-    cloud.person("taken@example.org").await;
-    assert_eq!(create(&one_time, "taken@example.org").await, StaffCreated::EmailTaken);
-    assert!(matches!(create(&one_time, ANN).await, StaffCreated::Done(_)));
-    assert_eq!(create(&one_time, "second@example.org").await, StaffCreated::Refused);
-    assert!(matches!(cloud.auth.sign_in("admin", &one_time, ip()).await.unwrap(), SignIn::Refused));
-    let answer = cloud.by_access(&cloud.signed_in(ANN).await.access).await;
-    assert!(may(&answer, &cloud, Permission::ManageAccounts));
-}
-
-#[tokio::test]
-async fn no_administrator_takes_the_last_one_away() {
-    let cloud = Cloud::new().await;
-    let (a, as_a) = admin(&cloud, ANN).await;
-    let (b, as_b) = admin(&cloud, "bob@example.org").await;
-    for role in [None, Some(Role::Operator)] {
-        assert_eq!(cloud.auth.set_staff(&as_a, &a, role).await.unwrap(), StaffSet::OwnHand);
-    }
-    assert_eq!(cloud.auth.set_disabled(&as_a, &a, true).await.unwrap(), StaffSet::OwnHand);
-    assert_eq!(cloud.auth.set_staff(&as_a, &a, Some(Role::Admin)).await.unwrap(), StaffSet::Done);
-    assert_eq!(cloud.auth.delete_account(&as_a, &a).await.unwrap(), Deleted::IsAdmin);
-    let nobody = AccountId::parse("nobody").unwrap();
-    assert_eq!(cloud.auth.set_staff(&as_a, &nobody, None).await.unwrap(), StaffSet::NoSuchAccount);
-    let both_decided = BothDecided { store: cloud.meta.clone(), commits: AtomicU32::new(0), both: Barrier::new(2) };
-    let stores = Stores { meta: Arc::new(both_decided), ..cloud.stores.clone() };
-    let node = Auth::new(&stores, cloud.keys.clone(), cloud.ca().await, cloud.clock.clone());
-    let (one, other) = tokio::join!(node.set_staff(&as_a, &b, None), node.set_staff(&as_b, &a, None));
-    let mut answers = [one.unwrap(), other.unwrap()];
-    answers.sort_by_key(|answer| *answer == StaffSet::Done);
-    assert_eq!(answers, [StaffSet::NotPermitted, StaffSet::Done], "of two who dismiss each other one remains");
-    let left = [cloud.account(&a).await, cloud.account(&b).await];
-    assert_eq!(left.iter().filter(|account| account.staff == Some(Role::Admin)).count(), 1);
 }
 
 #[tokio::test]

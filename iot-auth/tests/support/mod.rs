@@ -412,3 +412,9 @@ pub fn refusal(answer: Authentication) -> Refusal {
         Authentication::Accepted(principal, _) => panic!("{principal} was let in"),
     }
 }
+
+/// Whether an answer lets its principal do something in the whole tenant.
+pub fn may(answer: &Authentication, cloud: &Cloud, permission: Permission) -> bool {
+    let Authentication::Accepted(principal, grants) = answer else { panic!("{answer:?}") };
+    check(grants, permission, &Resource::tenant(&principal.tenant), cloud.clock.timestamp()).allow
+}
