@@ -39,6 +39,8 @@ pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod rules;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sealing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -1,4 +1,4 @@
-//! The PostgreSQL backend passes the exam, but for what needs sealed telemetry.
+//! The PostgreSQL backend passes the exam.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cluster;
@@ -23,7 +23,13 @@ impl Schema {
 #[async_trait::async_trait]
 impl Backend for Schema {
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::DurableRecords, Capability::DurableTelemetry, Capability::DurableSessions, Capability::Shared]
+        &[
+            Capability::DurableRecords,
+            Capability::DurableTelemetry,
+            Capability::DurableSessions,
+            Capability::Rollups,
+            Capability::Shared,
+        ]
     }
 
     fn histories(&self) -> u32 {
@@ -40,12 +46,7 @@ impl Backend for Schema {
     }
 }
 
-// Reports are kept as they came: this backend does not seal them yet.
-iot_store::conformance!(Schema::empty(), skips: [
-    "durable::maintained_telemetry_is_there_again",
-    "rollups::each_metric_is_kept_for_its_time",
-    "rollups::rollups_outlive_what_they_were_made_from",
-]);
+iot_store::conformance!(Schema::empty());
 
 #[test]
 fn steps_taken_together_are_answered_in_their_order() {
@@ -57,6 +58,10 @@ const UNSOUND: &str = "SELECT
     (SELECT count(*) FROM message WHERE uses <> (SELECT count(*) FROM queue WHERE queue.message = message.id))
     + (SELECT count(*) FROM message WHERE uses <= 0)
     + (SELECT count(*) FROM queue WHERE message NOT IN (SELECT id FROM message))
+    + (SELECT count(*) FROM chunk WHERE part NOT IN (SELECT id FROM part WHERE form = 0))
+    + (SELECT count(*) FROM chunk WHERE series NOT IN (SELECT id FROM series))
+    + (SELECT count(*) FROM rollup WHERE part NOT IN (SELECT id FROM part WHERE form > 0))
+    + (SELECT count(*) FROM rollup WHERE series NOT IN (SELECT id FROM series))
     + (SELECT count(*) FROM queue WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM subscription WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM received WHERE session NOT IN (SELECT id FROM session))

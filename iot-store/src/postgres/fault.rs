@@ -4,7 +4,7 @@ use deadpool_postgres::PoolError;
 use iot_core::store::StoreError;
 use tokio_postgres::error::SqlState;
 
-use crate::codec::Damage;
+use crate::{chunk::ChunkError, codec::Damage};
 
 pub(super) const BACKEND: &str = "postgresql";
 
@@ -84,6 +84,12 @@ impl From<PoolError> for Fault {
             PoolError::Closed => Self::Closed,
             other => Self::Unavailable(Arc::new(other)),
         }
+    }
+}
+
+impl From<ChunkError> for Fault {
+    fn from(error: ChunkError) -> Self {
+        Self::Damaged(format!("a chunk: {error}"))
     }
 }
 

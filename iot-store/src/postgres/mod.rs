@@ -28,7 +28,11 @@
 //!   it was made. Sequences of PostgreSQL would not do: they do not wait for commits.
 //! - **Sessions**: the row of a session is locked before its epoch is read, in each write. The counter of epochs is locked
 //!   before those rows.
-//! - **Telemetry**: sequences are counted in the row of their node, which is locked first.
+//! - **Telemetry**: sequences are counted in the row of their node, which is locked first. An event is a row until it has been
+//!   there for one to two hours; then [`maintain`](iot_core::store::TelemetryStore::maintain), of one process at a time, seals
+//!   it into a chunk of the same [format](crate::chunk) as everywhere, in steps of one transaction each. The chunks of a partition are in a
+//!   table `chunk_<number>`, which is dropped when the partition is over. A page of a range and an aggregate are read at one
+//!   moment (repeatable read).
 //!
 //! Rows are locked in one order, so that deadlocks are not expected; a group that meets one, or a serialization failure, is
 //! tried up to ten times. A connection that is lost during a commit is [`StoreError::Unavailable`]: it may have happened.

@@ -19,7 +19,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long what was sent may remain without an acknowledgement before the connection counts as cut.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// How often a read is tried when its connection is lost: one that was idle while the server restarted is found out then.
-const READS_MAX: usize = 3;
+pub(super) const READS_MAX: usize = 3;
 
 /// What each session is told: durability as strong as the contracts, one isolation, and times after which the server
 /// ends what hangs. The last one frees the locks of a process that was stopped in the middle of a transaction.
@@ -61,19 +61,31 @@ where
         .map_err(Fault::unavailable)
 }
 
-/// The rows of a statement that changes nothing.
+/// Evaluates what reads again if the connection was lost, or another transaction was in the way.
+macro_rules! reread {
+    ($read:expr) => {{
+        let mut attempt = 1;
+        loop {
+            match $read {
+                Err($crate::postgres::fault::Fault::Lost(_) | $crate::postgres::fault::Fault::Again(_))
+                    if attempt < $crate::postgres::pool::READS_MAX =>
+                {
+                    attempt += 1;
+                }
+                outcome => break outcome,
+            }
+        }
+    }};
+}
+pub(super) use reread;
+
+/// The rows of a statement that may be carried out twice.
 pub(super) async fn rows(
     pool: &Pool,
     sql: &'static str,
     parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Fault> {
-    let mut attempt = 1;
-    loop {
-        match rows_once(pool, sql, parameters).await {
-            Err(Fault::Lost(_) | Fault::Again(_)) if attempt < READS_MAX => attempt += 1,
-            outcome => return outcome,
-        }
-    }
+    reread!(rows_once(pool, sql, parameters).await)
 }
 
 async fn rows_once(pool: &Pool, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {

@@ -1,5 +1,14 @@
-mod forget;
+//! Telemetry in tables: what came lately is a row for each event, the rest is in chunks and rollups as everywhere.
+
+mod aggregate;
+mod compress;
+mod erase;
+mod gather;
+mod part;
+mod range;
 mod read;
+mod record;
+mod seal;
 mod write;
 
 use async_trait::async_trait;
@@ -13,7 +22,7 @@ use iot_core::{
 
 pub(super) use self::write::Telemetry;
 use self::write::{Answer, Job, Prepared};
-use super::{Postgres, fault::Fault};
+use super::{Postgres, fault::Fault, pool::reread};
 
 #[async_trait]
 impl TelemetryStore for Postgres {
@@ -43,23 +52,24 @@ impl TelemetryStore for Postgres {
         cursor: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page<StoredEvent>, StoreError> {
-        let after = match cursor.map(read::read_place) {
+        let after = match cursor.map(range::read_place) {
             Some(None) => return Ok(Page { items: Vec::new(), next: None }),
             place => place.flatten(),
         };
-        Ok(read::range(&self.inner.pool, range, newest_first, after, limit.max(1) as usize).await?)
+        let wanted = range::Wanted { range, newest_first, after, limit: limit.max(1) as usize };
+        Ok(reread!(range::page(&self.inner.pool, &wanted).await)?)
     }
 
     async fn aggregate(&self, aggregate: &Aggregate, limit: u32) -> Result<Vec<Bucket>, StoreError> {
-        Ok(read::aggregate(&self.inner.pool, aggregate, limit).await?)
+        Ok(reread!(aggregate::buckets(&self.inner.pool, aggregate, limit).await)?)
     }
 
     async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
-        Ok(Maintained { sealed: 0, forgotten: forget::maintain(&self.inner.pool, now, policies).await? })
+        Ok(seal::maintain(&self.inner.pool, now, policies).await?)
     }
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
-        Ok(forget::erase(&self.inner.pool, series).await?)
+        Ok(erase::erase(&self.inner.pool, series).await?)
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

@@ -192,10 +192,16 @@ impl Telemetry {
 
 const LOCK_NODES: &str = "SELECT id, sequence FROM node WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE";
 const COUNT_SERIES: &str = "SELECT count(*) FROM series WHERE id = ANY($1::bigint[])";
-const REPEATS: &str = "SELECT event.series, event.device_sequence FROM event
-    JOIN unnest($1::bigint[], $2::bigint[]) AS named (series, device_sequence)
-    ON event.series = named.series AND event.device_sequence = named.device_sequence
-    WHERE event.device_sequence IS NOT NULL";
+const REPEATS: &str = "WITH named AS MATERIALIZED (
+        SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS named (series, device_sequence))
+    SELECT event.series, event.device_sequence FROM event
+    JOIN named ON event.series = named.series AND event.device_sequence = named.device_sequence
+    WHERE event.device_sequence IS NOT NULL
+    UNION ALL
+    SELECT named.series, named.device_sequence FROM named CROSS JOIN LATERAL (
+        SELECT last FROM run WHERE run.series = named.series AND run.first <= named.device_sequence
+        ORDER BY run.first DESC LIMIT 1) AS below
+    WHERE below.last >= named.device_sequence";
 const APPEND: &str = "INSERT INTO event
         (node, sequence, series, at, received, device_sequence, product, home, body)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],

@@ -13,13 +13,16 @@ use iot_core::{
 use rusqlite::{Connection, params};
 
 use super::{
-    counts::Counts,
+    counts,
     rows::{Prepared, find_series},
     seal::Sealing,
     segment::{self, Segments},
     window::{Hot, Place, Window},
 };
-use crate::sqlite::{fault::Fault, writer::Memo};
+use crate::{
+    sealing::Counts,
+    sqlite::{fault::Fault, writer::Memo},
+};
 
 /// How many events one segment of the log holds; then the next one begins.
 pub(super) const SEGMENT_ROWS_MAX: u64 = 1_000_000;
@@ -185,7 +188,7 @@ impl Known {
             return Ok(hot);
         }
         let (id, counts) = match find_series(connection, series)? {
-            Some(id) => (id, Counts::read(connection, id)?),
+            Some(id) => (id, counts::read(connection, id)?),
             None => {
                 let mut insert =
                     connection.prepare_cached("INSERT INTO series (tenant, device, epoch) VALUES (?1, ?2, ?3)")?;

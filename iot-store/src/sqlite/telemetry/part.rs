@@ -6,24 +6,15 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::sqlite::fault::Fault;
+use crate::{sealing, sqlite::fault::Fault};
 
 /// How many rollups are deleted in one transaction.
 const ROLLUPS_PER_STEP: u32 = 1_000;
 
-pub(super) fn number(form: Form) -> i64 {
-    match form {
-        Form::Raw => 0,
-        Form::Minute => 1,
-        Form::Hour => 2,
-        Form::Day => 3,
-    }
-}
-
 /// The number of a partition, which is made if it is not there.
 pub(super) fn id(connection: &Connection, partition: Partition) -> Result<i64, Fault> {
     let Partition { form, kept, span } = partition;
-    let key = params![number(form), kept, span];
+    let key = params![sealing::number(form), kept, span];
     let sql = "SELECT id FROM part WHERE form = ?1 AND kept = ?2 AND span = ?3";
     if let Some(id) = connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()? {
         return Ok(id);
@@ -33,7 +24,7 @@ pub(super) fn id(connection: &Connection, partition: Partition) -> Result<i64, F
         ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";
     let id: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     let sql = "INSERT INTO part (id, form, kept, span) VALUES (?1, ?2, ?3, ?4)";
-    connection.prepare_cached(sql)?.execute(params![id, number(form), kept, span])?;
+    connection.prepare_cached(sql)?.execute(params![id, sealing::number(form), kept, span])?;
     if form == Form::Raw {
         connection.execute_batch(&format!("CREATE TABLE chunk_{id} (id INTEGER PRIMARY KEY, body BLOB NOT NULL)"))?;
     }
@@ -59,8 +50,7 @@ fn over(connection: &Connection, now: Timestamp) -> Result<Option<(i64, Form)>, 
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (id, form, kept, span): (i64, i64, u32, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let form = Form::ALL.into_iter().find(|known| number(*known) == form);
-        let form = form.ok_or_else(|| Fault::damaged(format!("partition {id} has no known form")))?;
+        let form = sealing::form(form).ok_or_else(|| Fault::damaged(format!("partition {id} has no known form")))?;
         if (Partition { form, kept, span }).is_over(now) {
             return Ok(Some((id, form)));
         }

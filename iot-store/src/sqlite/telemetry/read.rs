@@ -19,7 +19,8 @@ use super::{
 use crate::{
     chunk::{self, Reader, Selection},
     codec,
-    rules::{join, narrowed, place_cursor},
+    rules::{narrowed, place_cursor},
+    sealing::add_part,
     sqlite::{fault::Fault, ordered},
 };
 
@@ -145,21 +146,9 @@ fn add_sealed(connection: &Connection, wanted: &Wanted, series: i64, found: &mut
             limit: wanted.limit + 1,
         };
         let events = Reader::open(&body).and_then(|reader| reader.select(&range.series, &selection));
-        events?.into_iter().for_each(|stored| add(found, stored));
+        events?.into_iter().for_each(|stored| add_part(found, (stored.event.at, stored.sequence), stored));
     }
     Ok(())
-}
-
-/// A report whose metrics are kept for different times comes in parts.
-fn add(found: &mut Found, stored: StoredEvent) {
-    let place = (stored.event.at, stored.sequence);
-    let Some(known) = found.get_mut(&place) else {
-        found.insert(place, stored);
-        return;
-    };
-    if let (Report::Telemetry(values), Report::Telemetry(more)) = (&mut known.event.report, stored.event.report) {
-        join(values, more);
-    }
 }
 
 /// The newest values; `newest` are those that may not be sealed.

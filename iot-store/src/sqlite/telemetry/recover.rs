@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use rusqlite::Connection;
 
 use super::{
-    counts::Counts,
+    counts,
     rows::series_of,
     segment::Segment,
     window::{Hot, Window},
@@ -48,7 +48,7 @@ fn hot(connection: &Connection, id: i64, window: &Window) -> Result<Arc<Hot>, Fa
     if let Some(hot) = window.get(&series) {
         return Ok(hot);
     }
-    let hot = Arc::new(Hot::new(id, Counts::read(connection, id)?));
+    let hot = Arc::new(Hot::new(id, counts::read(connection, id)?));
     window.insert(series, Arc::clone(&hot));
     Ok(hot)
 }

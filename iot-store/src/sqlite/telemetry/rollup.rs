@@ -1,38 +1,13 @@
 //! Statistics of all sealed values of a metric, in buckets of a minute, an hour and a day.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use iot_core::{id::Metric, store::Form, time::Timestamp};
+use iot_core::{id::Metric, store::Form};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    chunk::{Point, Rollup, Rollups, Summary},
+    chunk::{Rollup, Rollups},
+    sealing::{self, Sums, era},
     sqlite::fault::Fault,
 };
-
-/// How many buckets one row holds at most.
-const ERA_BUCKETS: i64 = 32_768;
-
-/// New statistics, by the start of their buckets.
-#[derive(Default)]
-pub(super) struct Sums(BTreeMap<i64, Summary>);
-
-impl Sums {
-    pub(super) fn add(&mut self, form: Form, point: Point) {
-        let start = start(point.at.as_micros(), width(form));
-        self.0.entry(start).and_modify(|sum| sum.add(point)).or_insert_with(|| Summary::of(point));
-    }
-}
-
-/// The width of a rollup's buckets in microseconds.
-pub(super) fn width(form: Form) -> i64 {
-    form.bucket_micros().unwrap_or(1)
-}
-
-// The first bucket begins where time does.
-fn start(at: i64, width: i64) -> i64 {
-    at.div_euclid(width).checked_mul(width).unwrap_or(i64::MIN)
-}
 
 /// Adds new statistics to those of a metric in a partition.
 pub(super) fn add(
@@ -43,14 +18,7 @@ pub(super) fn add(
     form: Form,
     sums: &Sums,
 ) -> Result<(), Fault> {
-    let width = width(form);
-    let mut eras: BTreeMap<i64, Vec<Rollup>> = BTreeMap::new();
-    for (start, summary) in &sums.0 {
-        let row = Rollup { start: Timestamp::from_micros(*start), summary: *summary };
-        eras.entry(start.div_euclid(width).div_euclid(ERA_BUCKETS)).or_default().push(row);
-    }
-    for (era, rows) in eras {
-        let new = Rollups { resolution: Duration::from_micros(width.unsigned_abs()), rows };
+    for (era, new) in sums.by_era(form) {
         let sql = "SELECT id, body FROM rollup WHERE series = ?1 AND metric = ?2 AND part = ?3 AND era = ?4";
         let known: Option<(i64, Vec<u8>)> = connection
             .prepare_cached(sql)?
@@ -82,11 +50,10 @@ pub(super) fn visit(
     (from, until): (i64, i64),
     mut visit: impl FnMut(&Rollup),
 ) -> Result<(), Fault> {
-    let era = |at: i64| at.div_euclid(width(form)).div_euclid(ERA_BUCKETS);
     let sql = "SELECT body FROM rollup JOIN part ON part.id = rollup.part
         WHERE series = ?1 AND metric = ?2 AND form = ?3 AND era BETWEEN ?4 AND ?5";
     let mut statement = connection.prepare_cached(sql)?;
-    let key = params![series, metric.as_str(), super::part::number(form), era(from), era(until)];
+    let key = params![series, metric.as_str(), sealing::number(form), era(form, from), era(form, until)];
     let mut rows = statement.query(key)?;
     while let Some(row) = rows.next()? {
         let body = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;

@@ -8,28 +8,26 @@ use std::{
 use iot_core::{
     event::{Report, StoredEvent, Value},
     id::Metric,
-    store::{Form, Partition, Policies, Retention, Series},
+    store::{Partition, Policies, Series},
     time::Timestamp,
 };
 use rusqlite::{Connection, params};
 
 use super::{
     append::Known,
-    part,
-    rollup::{self, Sums},
+    counts, part, rollup,
     segment::{self, ALL_SEALED, Segments},
     window::Hot,
 };
 use crate::{
-    chunk::{self, ChunkError, Encoded, Reader},
+    chunk::{Encoded, Reader},
     codec,
+    sealing::{self, CHUNK_ROWS, by_partition, is_merged, rollups},
     sqlite::fault::Fault,
 };
 
 /// How many events are sealed in one transaction, or one series if that has more: bounds how long appends wait for it.
 const SEAL_ROWS: usize = 4_096;
-/// How many events a chunk has at most; smaller ones of a series in a partition are merged.
-pub(super) const CHUNK_ROWS: usize = 8_192;
 
 /// A segment whose series are being sealed.
 pub(super) struct Sealing {
@@ -98,7 +96,7 @@ fn seal_series(
         events.push(event.ok_or_else(|| Fault::damaged(format!("event {sequence} is missing")))?);
     }
     keep_latest(connection, hot.id, &events)?;
-    counts.write(connection, hot.id)?;
+    counts::write(connection, hot.id, &counts)?;
     for (partition, events) in by_partition(policies, series, events.iter()) {
         let part = part::id(connection, partition)?;
         add_to_chunks(connection, part, (hot.id, series), events)?;
@@ -108,42 +106,6 @@ fn seal_series(
         rollup::add(connection, part, hot.id, metric, form, &sums)?;
     }
     Ok(sequences.len())
-}
-
-/// Divides reports by where they belong. One whose metrics are kept for different times goes in parts.
-fn by_partition<'a>(
-    policies: &Policies,
-    series: &Series,
-    events: impl Iterator<Item = &'a StoredEvent>,
-) -> BTreeMap<Partition, Vec<StoredEvent>> {
-    let mut divided: BTreeMap<Partition, Vec<StoredEvent>> = BTreeMap::new();
-    for stored in events {
-        let event = &stored.event;
-        let of = |metric| {
-            let retention = policies.of(&series.tenant, &event.product, metric);
-            Partition::of(Form::Raw, &retention, event.received)
-        };
-        let values = match &event.report {
-            Report::Telemetry(values) if !policies.metrics.is_empty() => values,
-            Report::Telemetry(_) | Report::Event { .. } => {
-                divided.entry(of(None)).or_default().push(stored.clone());
-                continue;
-            }
-        };
-        let mut parts: BTreeMap<Partition, Vec<(Metric, Value)>> = BTreeMap::new();
-        for (metric, value) in values {
-            parts.entry(of(Some(metric))).or_default().push((metric.clone(), value.clone()));
-        }
-        if parts.is_empty() {
-            parts.insert(of(None), Vec::new());
-        }
-        for (partition, values) in parts {
-            let mut part = stored.clone();
-            part.event.report = Report::Telemetry(values);
-            divided.entry(partition).or_default().push(part);
-        }
-    }
-    divided
 }
 
 /// Writes reports of one series to a partition, together with those of chunks there that are small.
@@ -159,8 +121,7 @@ fn add_to_chunks(
         .query_map(params![part, id, CHUNK_ROWS as i64], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?
         .collect::<Result<Vec<_>, _>>()?;
     for (chunk, rows) in small {
-        // A report is merged into a chunk at least twice as large each time, so about as often as that can be doubled.
-        if usize::try_from(rows).unwrap_or(usize::MAX) > 2 * events.len() {
+        if !is_merged(rows, events.len()) {
             break;
         }
         let body = part::body(connection, part, chunk)?;
@@ -168,19 +129,15 @@ fn add_to_chunks(
         connection.prepare_cached("DELETE FROM chunk WHERE id = ?1")?.execute([chunk])?;
         connection.prepare_cached(&format!("DELETE FROM chunk_{part} WHERE id = ?1"))?.execute([chunk])?;
     }
-    events.sort_by_key(|stored| (stored.event.at, stored.sequence));
-    events.chunks(CHUNK_ROWS).try_for_each(|events| write_chunk(connection, part, id, events))
+    sealing::encode(events)?.into_iter().try_for_each(|chunk| write_chunk(connection, part, id, chunk))
 }
 
-fn write_chunk(connection: &Connection, part: i64, series: i64, events: &[StoredEvent]) -> Result<(), Fault> {
-    let Encoded { bytes, stats } = match chunk::encode(events) {
-        Err(ChunkError::TooLarge { .. }) if events.len() > 1 => {
-            let (one, other) = events.split_at(events.len() / 2);
-            write_chunk(connection, part, series, one)?;
-            return write_chunk(connection, part, series, other);
-        }
-        encoded => encoded?,
-    };
+fn write_chunk(
+    connection: &Connection,
+    part: i64,
+    series: i64,
+    Encoded { bytes, stats }: Encoded,
+) -> Result<(), Fault> {
     let sql = "INSERT INTO chunk (part, series, rows, first_at, last_at, stats) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let (first, last) = (stats.first.0.as_micros(), stats.last.0.as_micros());
     let metrics = codec::metric_stats(&stats.metrics);
@@ -189,26 +146,6 @@ fn write_chunk(connection: &Connection, part: i64, series: i64, events: &[Stored
     let sql = format!("INSERT INTO chunk_{part} (id, body) VALUES (?1, ?2)");
     connection.prepare_cached(&sql)?.execute(params![id, bytes])?;
     Ok(())
-}
-
-type RollupKey<'a> = (Form, u32, i64, &'a Metric);
-
-/// The statistics of new reports, by where they are kept.
-fn rollups<'a>(policies: &Policies, series: &Series, events: &'a [StoredEvent]) -> BTreeMap<RollupKey<'a>, Sums> {
-    let mut rollups: BTreeMap<RollupKey<'a>, Sums> = BTreeMap::new();
-    for stored in events {
-        let Report::Telemetry(values) = &stored.event.report else { continue };
-        for (metric, value) in values {
-            let Some(value) = value.as_f64() else { continue };
-            let point = chunk::Point { at: stored.event.at, sequence: stored.sequence, value };
-            let retention: Retention = policies.of(&series.tenant, &stored.event.product, Some(metric));
-            for form in [Form::Minute, Form::Hour, Form::Day] {
-                let Partition { kept, span, .. } = Partition::of(form, &retention, stored.event.received);
-                rollups.entry((form, kept, span, metric)).or_default().add(form, point);
-            }
-        }
-    }
-    rollups
 }
 
 /// The newest value of each metric goes where it stays.

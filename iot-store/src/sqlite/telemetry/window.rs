@@ -8,7 +8,7 @@ use std::{
 
 use iot_core::{id::Metric, store::Series};
 
-use super::counts::Counts;
+use crate::sealing::Counts;
 
 /// Where an event is: the device's time in microseconds, then its sequence.
 pub(super) type Place = (i64, i64);
