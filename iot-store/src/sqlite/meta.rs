@@ -135,8 +135,11 @@ fn holds(connection: &Connection, check: &Check) -> Result<bool, Fault> {
     })
 }
 
+// Left to itself, SQLite looks at all keys of the kind.
+const FORGET_INDEX_KEYS: &str = "DELETE FROM index_key INDEXED BY index_key_of_record WHERE kind = ?1 AND key = ?2";
+
 fn forget_index_keys(connection: &Connection, key: &Key) -> Result<(), Fault> {
-    let mut statement = connection.prepare_cached("DELETE FROM index_key WHERE kind = ?1 AND key = ?2")?;
+    let mut statement = connection.prepare_cached(FORGET_INDEX_KEYS)?;
     statement.execute([&key.kind, &key.key])?;
     Ok(())
 }
@@ -247,4 +250,31 @@ fn audit(connection: &Connection, tenant: &TenantId, before: i64, limit: usize) 
     entries.truncate(limit);
     let next = entries.last().filter(|_| more).map(|(id, _)| count_cursor(id.cast_unsigned()));
     Ok(Page { items: entries.into_iter().map(|(_, entry)| entry).collect(), next })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::migrate;
+
+    #[test]
+    fn a_commit_costs_the_same_whatever_the_number_of_records() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(migrate::CONTROL[0]).unwrap();
+        let steps = |key: &str| {
+            let mut statement = connection.prepare(FORGET_INDEX_KEYS).unwrap();
+            statement.execute(["kind", key]).unwrap();
+            statement.get_status(rusqlite::StatementStatus::VmStep)
+        };
+        let insert = "INSERT INTO index_key (kind, name, value, key, is_unique) VALUES ('kind', 'home', 'h', ?1, 0)";
+        let add = |from: u32, until: u32| {
+            for n in from..until {
+                connection.prepare_cached(insert).unwrap().execute([n.to_string()]).unwrap();
+            }
+        };
+        add(0, 10);
+        let few = steps("5");
+        add(10, 2_000);
+        assert_eq!(steps("1000"), few);
+    }
 }
