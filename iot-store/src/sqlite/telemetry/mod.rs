@@ -69,12 +69,15 @@ impl Maintenance {
 }
 
 impl Sqlite {
+    /// Only who holds [`Maintenance::one`] may call it.
     async fn seal_step(&self, policies: &Arc<Policies>) -> Result<Sealed, StoreError> {
+        let data = &self.inner.data;
+        let next = |connection: &Connection, known: &mut Known| Ok(Outcome::Keep(seal::next(connection, known)?));
+        let Some(batch) = data.run(next).await? else { return Ok(Sealed::Nothing) };
         let policies = Arc::clone(policies);
-        let step = move |connection: &Connection, known: &mut Known| {
-            Ok(Outcome::Keep(seal::step(connection, known, &policies)?))
-        };
-        self.inner.data.run(step).await
+        let compress = move |connection: &Connection| seal::compress(connection, batch, &policies);
+        let sealed = self.inner.data_readers.run(compress).await?;
+        data.run(move |connection, known| Ok(Outcome::Keep(seal::put(connection, known, sealed)?))).await
     }
 
     /// Sealing keeps up with those who append: they wait for it when it falls behind.

@@ -11,14 +11,19 @@ use crate::{sealing, sqlite::fault::Fault};
 /// How many rollups are deleted in one transaction.
 const ROLLUPS_PER_STEP: u32 = 1_000;
 
+/// The number of a partition, if it is there.
+pub(super) fn find(connection: &Connection, Partition { form, kept, span }: Partition) -> Result<Option<i64>, Fault> {
+    let sql = "SELECT id FROM part WHERE form = ?1 AND kept = ?2 AND span = ?3";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_row(params![sealing::number(form), kept, span], |row| row.get(0)).optional()?)
+}
+
 /// The number of a partition, which is made if it is not there.
 pub(super) fn id(connection: &Connection, partition: Partition) -> Result<i64, Fault> {
-    let Partition { form, kept, span } = partition;
-    let key = params![sealing::number(form), kept, span];
-    let sql = "SELECT id FROM part WHERE form = ?1 AND kept = ?2 AND span = ?3";
-    if let Some(id) = connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()? {
+    if let Some(id) = find(connection, partition)? {
         return Ok(id);
     }
+    let Partition { form, kept, span } = partition;
     // Numbers are not used again: there may be statements of a table that is gone.
     let sql = "INSERT INTO counter (name, value) VALUES ('part', 1)
         ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value";

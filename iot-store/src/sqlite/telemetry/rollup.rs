@@ -9,33 +9,50 @@ use crate::{
     sqlite::fault::Fault,
 };
 
-/// Adds new statistics to those of a metric in a partition.
-pub(super) fn add(
+/// Rows of a metric in a partition: their eras, their numbers if they are there already, their bodies.
+pub(super) type NewRollups = Vec<(i64, Option<i64>, Vec<u8>)>;
+
+/// New statistics together with those of a metric that are in a partition.
+pub(super) fn merged(
     connection: &Connection,
-    part: i64,
+    part: Option<i64>,
     series: i64,
     metric: &Metric,
     form: Form,
     sums: &Sums,
-) -> Result<(), Fault> {
+) -> Result<NewRollups, Fault> {
+    let sql = "SELECT id, body FROM rollup WHERE series = ?1 AND metric = ?2 AND part = ?3 AND era = ?4";
+    let mut find = connection.prepare_cached(sql)?;
+    let mut rows = Vec::new();
     for (era, new) in sums.by_era(form) {
-        let sql = "SELECT id, body FROM rollup WHERE series = ?1 AND metric = ?2 AND part = ?3 AND era = ?4";
-        let known: Option<(i64, Vec<u8>)> = connection
-            .prepare_cached(sql)?
-            .query_row(params![series, metric.as_str(), part, era], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        match known {
+        // A partition that is not there has no rows.
+        let key = params![series, metric.as_str(), part, era];
+        let known: Option<(i64, Vec<u8>)> = find.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        rows.push(match known {
             Some((id, body)) => {
                 let mut rollups = Rollups::decode(&body)?;
                 rollups.merge(&new);
-                let body = rollups.encode()?;
-                connection.prepare_cached("UPDATE rollup SET body = ?1 WHERE id = ?2")?.execute(params![body, id])?;
+                (era, Some(id), rollups.encode()?)
             }
-            None => {
-                let sql = "INSERT INTO rollup (part, series, metric, era, body) VALUES (?1, ?2, ?3, ?4, ?5)";
-                let body = new.encode()?;
-                connection.prepare_cached(sql)?.execute(params![part, series, metric.as_str(), era, body])?;
-            }
+            None => (era, None, new.encode()?),
+        });
+    }
+    Ok(rows)
+}
+
+pub(super) fn put(
+    connection: &Connection,
+    part: i64,
+    series: i64,
+    metric: &Metric,
+    rows: &NewRollups,
+) -> Result<(), Fault> {
+    for (era, known, body) in rows {
+        if let Some(id) = known {
+            connection.prepare_cached("UPDATE rollup SET body = ?1 WHERE id = ?2")?.execute(params![body, id])?;
+        } else {
+            let sql = "INSERT INTO rollup (part, series, metric, era, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+            connection.prepare_cached(sql)?.execute(params![part, series, metric.as_str(), era, body])?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Events become chunks and rollups: series by series, in the order of their numbers, a bounded number of events at a time.
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -15,7 +15,8 @@ use rusqlite::{Connection, params};
 
 use super::{
     append::Known,
-    counts, part, rollup,
+    counts, part,
+    rollup::{self, NewRollups},
     segment::{self, ALL_SEALED, Segments},
     window::Hot,
 };
@@ -45,28 +46,54 @@ pub(super) enum Sealed {
     Nothing,
 }
 
-/// Seals the next series of the oldest segment.
-pub(super) fn step(connection: &Connection, known: &mut Known, policies: &Policies) -> Result<Sealed, Fault> {
-    let Some(mut sealing) = next(connection, known)? else { return Ok(Sealed::Nothing) };
-    let mut rows = 0;
-    while rows < SEAL_ROWS {
-        let Some((series, hot)) = sealing.waiting.pop_front() else {
-            let sql = "UPDATE segment SET sealed = ?1 WHERE id = ?2";
-            connection.prepare_cached(sql)?.execute([ALL_SEALED, sealing.segment])?;
-            known.unsealed = sealing.segment + 1;
-            return Ok(Sealed::Some(rows as u64));
-        };
-        rows += seal_series(connection, policies, &sealing, &series, &hot)?;
-        known.sealed(series, Arc::clone(&hot), sealing.first, sealing.last);
-        let sql = "UPDATE segment SET sealed = ?1 WHERE id = ?2";
-        connection.prepare_cached(sql)?.execute([hot.id, sealing.segment])?;
+/// The series that are sealed in one step, and the sequences of their events.
+pub(super) struct Batch {
+    segment: i64,
+    series: Vec<(Series, Arc<Hot>, Vec<i64>)>,
+}
+
+/// What becomes of a series.
+struct Compressed {
+    series: Series,
+    hot: Arc<Hot>,
+    events: usize,
+    latest: Vec<(Metric, i64, Vec<u8>)>,
+    chunks: Vec<NewChunks>,
+    rollups: Vec<(Partition, Metric, NewRollups)>,
+}
+
+/// Chunks of a partition, in place of smaller ones.
+struct NewChunks {
+    partition: Partition,
+    merged: Vec<i64>,
+    chunks: Vec<Encoded>,
+}
+
+/// A batch in the form in which it stays.
+pub(super) struct SealedBatch {
+    segment: i64,
+    series: Vec<Compressed>,
+}
+
+/// The next series of the oldest segment; `None` if nothing is left. Nobody else seals or erases until they are [put](put).
+pub(super) fn next(connection: &Connection, known: &mut Known) -> Result<Option<Batch>, Fault> {
+    let Some(sealing) = sealing(connection, known)? else { return Ok(None) };
+    let (mut series, mut rows) = (Vec::new(), 0);
+    for (name, hot) in &sealing.waiting {
+        if rows >= SEAL_ROWS {
+            break;
+        }
+        let sequences = hot.state().sequences(sealing.first, sealing.last);
+        rows += sequences.len();
+        series.push((name.clone(), Arc::clone(hot), sequences));
     }
+    let batch = Batch { segment: sealing.segment, series };
     known.sealing = Some(sealing);
-    Ok(Sealed::Some(rows as u64))
+    Ok(Some(batch))
 }
 
 /// The segment that is under way, or the oldest that is settled.
-fn next(connection: &Connection, known: &mut Known) -> Result<Option<Sealing>, Fault> {
+fn sealing(connection: &Connection, known: &mut Known) -> Result<Option<Sealing>, Fault> {
     if let Some(sealing) = known.sealing.take() {
         return Ok(Some(sealing));
     }
@@ -79,64 +106,108 @@ fn next(connection: &Connection, known: &mut Known) -> Result<Option<Sealing>, F
     Ok(Some(Sealing { segment: segment.id, first, last, waiting }))
 }
 
-fn seal_series(
-    connection: &Connection,
-    policies: &Policies,
-    sealing: &Sealing,
-    series: &Series,
-    hot: &Hot,
-) -> Result<usize, Fault> {
-    let (sequences, counts) = {
-        let state = hot.state();
-        (state.sequences(sealing.first, sealing.last), state.counts.clone())
-    };
-    let mut events = Vec::with_capacity(sequences.len());
-    for sequence in &sequences {
-        let event = segment::event_at(connection, sealing.segment, series, *sequence)?;
-        events.push(event.ok_or_else(|| Fault::damaged(format!("event {sequence} is missing")))?);
-    }
-    keep_latest(connection, hot.id, &events)?;
-    counts::write(connection, hot.id, &counts)?;
-    for (partition, events) in by_partition(policies, series, events.iter()) {
-        let part = part::id(connection, partition)?;
-        add_to_chunks(connection, part, (hot.id, series), events)?;
-    }
-    for ((form, kept, span, metric), sums) in rollups(policies, series, &events) {
-        let part = part::id(connection, Partition { form, kept, span })?;
-        rollup::add(connection, part, hot.id, metric, form, &sums)?;
-    }
-    Ok(sequences.len())
+/// Reads and compresses, away from the thread that writes.
+pub(super) fn compress(connection: &Connection, batch: Batch, policies: &Policies) -> Result<SealedBatch, Fault> {
+    let segment = batch.segment;
+    let series = batch.series.into_iter().map(|(series, hot, sequences)| {
+        let event = |sequence: &i64| {
+            let event = segment::event_at(connection, segment, &series, *sequence)?;
+            event.ok_or_else(|| Fault::damaged(format!("event {sequence} is missing")))
+        };
+        let events = sequences.iter().map(event).collect::<Result<Vec<_>, Fault>>()?;
+        let mut chunks = Vec::new();
+        for (partition, events) in by_partition(policies, &series, events.iter()) {
+            chunks.push(compress_chunks(connection, partition, (hot.id, &series), events)?);
+        }
+        let mut rolled = Vec::new();
+        for ((form, kept, span, metric), sums) in rollups(policies, &series, &events) {
+            let partition = Partition { form, kept, span };
+            let part = part::find(connection, partition)?;
+            let new = rollup::merged(connection, part, hot.id, metric, form, &sums)?;
+            rolled.push((partition, metric.clone(), new));
+        }
+        let latest = newest(&events);
+        Ok(Compressed { series, hot, events: events.len(), latest, chunks, rollups: rolled })
+    });
+    Ok(SealedBatch { segment, series: series.collect::<Result<_, Fault>>()? })
 }
 
-/// Writes reports of one series to a partition, together with those of chunks there that are small.
-fn add_to_chunks(
+/// Reports of one series for a partition, together with those of chunks there that are small.
+fn compress_chunks(
     connection: &Connection,
-    part: i64,
+    partition: Partition,
     (id, series): (i64, &Series),
     mut events: Vec<StoredEvent>,
-) -> Result<(), Fault> {
-    let sql = "SELECT id, rows FROM chunk WHERE part = ?1 AND series = ?2 AND rows < ?3 ORDER BY rows";
-    let mut statement = connection.prepare_cached(sql)?;
-    let small = statement
-        .query_map(params![part, id, CHUNK_ROWS as i64], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?
-        .collect::<Result<Vec<_>, _>>()?;
-    for (chunk, rows) in small {
-        if !is_merged(rows, events.len()) {
+) -> Result<NewChunks, Fault> {
+    let mut merged = Vec::new();
+    if let Some(part) = part::find(connection, partition)? {
+        let sql = "SELECT id, rows FROM chunk WHERE part = ?1 AND series = ?2 AND rows < ?3 ORDER BY rows";
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut small = statement.query(params![part, id, CHUNK_ROWS as i64])?;
+        while let Some(row) = small.next()? {
+            let (chunk, rows): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if !is_merged(rows, events.len()) {
+                break;
+            }
+            let body = part::body(connection, part, chunk)?;
+            events.append(&mut Reader::open(&body).and_then(|reader| reader.events(series))?);
+            merged.push(chunk);
+        }
+    }
+    Ok(NewChunks { partition, merged, chunks: sealing::encode(events)? })
+}
+
+/// Writes what a batch became.
+pub(super) fn put(connection: &Connection, known: &mut Known, batch: SealedBatch) -> Result<Sealed, Fault> {
+    let Some(mut sealing) = sealing(connection, known)? else { return Ok(Sealed::Some(0)) };
+    let mut events = 0;
+    for compressed in batch.series {
+        // A failure since may have made it begin anew.
+        let is_next = sealing.waiting.front().is_some_and(|(series, _)| *series == compressed.series);
+        if sealing.segment != batch.segment || !is_next {
             break;
         }
-        let body = part::body(connection, part, chunk)?;
-        events.append(&mut Reader::open(&body).and_then(|reader| reader.events(series))?);
-        connection.prepare_cached("DELETE FROM chunk WHERE id = ?1")?.execute([chunk])?;
-        connection.prepare_cached(&format!("DELETE FROM chunk_{part} WHERE id = ?1"))?.execute([chunk])?;
+        sealing.waiting.pop_front();
+        events += compressed.events as u64;
+        put_series(connection, &compressed)?;
+        let sql = "UPDATE segment SET sealed = ?1 WHERE id = ?2";
+        connection.prepare_cached(sql)?.execute([compressed.hot.id, sealing.segment])?;
+        known.sealed(compressed.series, compressed.hot, sealing.first, sealing.last);
     }
-    sealing::encode(events)?.into_iter().try_for_each(|chunk| write_chunk(connection, part, id, chunk))
+    if sealing.waiting.is_empty() {
+        let sql = "UPDATE segment SET sealed = ?1 WHERE id = ?2";
+        connection.prepare_cached(sql)?.execute([ALL_SEALED, sealing.segment])?;
+        known.unsealed = sealing.segment + 1;
+    } else {
+        known.sealing = Some(sealing);
+    }
+    Ok(Sealed::Some(events))
+}
+
+fn put_series(connection: &Connection, compressed: &Compressed) -> Result<(), Fault> {
+    let Compressed { hot, latest, chunks, rollups, .. } = compressed;
+    keep_latest(connection, hot.id, latest)?;
+    let counts = hot.state().counts.clone();
+    counts::write(connection, hot.id, &counts)?;
+    for new in chunks {
+        let part = part::id(connection, new.partition)?;
+        for chunk in &new.merged {
+            connection.prepare_cached("DELETE FROM chunk WHERE id = ?1")?.execute([chunk])?;
+            connection.prepare_cached(&format!("DELETE FROM chunk_{part} WHERE id = ?1"))?.execute([chunk])?;
+        }
+        new.chunks.iter().try_for_each(|chunk| write_chunk(connection, part, hot.id, chunk))?;
+    }
+    for (partition, metric, new) in rollups {
+        rollup::put(connection, part::id(connection, *partition)?, hot.id, metric, new)?;
+    }
+    Ok(())
 }
 
 fn write_chunk(
     connection: &Connection,
     part: i64,
     series: i64,
-    Encoded { bytes, stats }: Encoded,
+    Encoded { bytes, stats }: &Encoded,
 ) -> Result<(), Fault> {
     let sql = "INSERT INTO chunk (part, series, rows, first_at, last_at, stats) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let (first, last) = (stats.first.0.as_micros(), stats.last.0.as_micros());
@@ -148,29 +219,28 @@ fn write_chunk(
     Ok(())
 }
 
-/// The newest value of each metric goes where it stays.
-fn keep_latest(connection: &Connection, series: i64, events: &[StoredEvent]) -> Result<(), Fault> {
+/// The newest value of each metric.
+fn newest(events: &[StoredEvent]) -> Vec<(Metric, i64, Vec<u8>)> {
     let mut newest: BTreeMap<&Metric, (Timestamp, &Value)> = BTreeMap::new();
     for stored in events {
         let Report::Telemetry(values) = &stored.event.report else { continue };
         for (metric, value) in values {
             let value = (stored.event.at, value);
-            match newest.entry(metric) {
-                Entry::Vacant(entry) => {
-                    entry.insert(value);
-                }
-                Entry::Occupied(mut entry) if entry.get().0 <= value.0 => {
-                    entry.insert(value);
-                }
-                Entry::Occupied(_) => {}
+            let known = newest.entry(metric).or_insert(value);
+            if known.0 <= value.0 {
+                *known = value;
             }
         }
     }
+    newest.into_iter().map(|(metric, (at, value))| (metric.clone(), at.as_micros(), codec::value(value))).collect()
+}
+
+fn keep_latest(connection: &Connection, series: i64, newest: &[(Metric, i64, Vec<u8>)]) -> Result<(), Fault> {
     let sql = "INSERT INTO latest (series, metric, at, value) VALUES (?1, ?2, ?3, ?4)
         ON CONFLICT DO UPDATE SET at = excluded.at, value = excluded.value WHERE excluded.at >= at";
     let mut upsert = connection.prepare_cached(sql)?;
-    for (metric, (at, value)) in newest {
-        upsert.execute(params![series, metric.as_str(), at.as_micros(), codec::value(value)])?;
+    for (metric, at, value) in newest {
+        upsert.execute(params![series, metric.as_str(), at, value])?;
     }
     Ok(())
 }
