@@ -22,8 +22,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 pub(super) const READS_MAX: usize = 3;
 
 /// What each session is told: durability as strong as the contracts, one isolation, and times after which the server
-/// ends what hangs. The last one frees the locks of a process that was stopped in the middle of a transaction.
+/// ends what hangs. The last of them frees the locks of a process that was stopped in the middle of a transaction. Every
+/// statement here has an index; its plan, which is made once, may be made while its table is nearly empty and is used when it is
+/// not, so that it must not be one that reads the whole table.
 const SETTINGS: &str = "
+    SET enable_seqscan = off;
     SET default_transaction_isolation = 'read committed';
     SET default_transaction_read_only = off;
     SET statement_timeout = '30s';

@@ -26,9 +26,10 @@ const DUE_EVENTS: &str = "SELECT sequence, at, received, device_sequence, produc
 const NAMES: &str = "SELECT id, tenant, device, epoch FROM series WHERE id = ANY($1)";
 const SMALL_CHUNKS: &str =
     "SELECT id, part, series, node, rows FROM chunk WHERE series = ANY($1) AND rows < $2 ORDER BY rows";
-const ROLLUPS: &str = "SELECT place, body FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
+const ROLLUPS: &str = "SELECT place, found.body FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[])
         WITH ORDINALITY AS wanted (series, metric, part, era, place)
-    JOIN rollup USING (series, metric, part, era)";
+    CROSS JOIN LATERAL (SELECT body FROM rollup WHERE rollup.series = wanted.series AND rollup.metric = wanted.metric
+        AND rollup.part = wanted.part AND rollup.era = wanted.era LIMIT 1) AS found";
 
 /// What one step has read.
 pub(super) struct Unsealed {

@@ -106,15 +106,18 @@ async fn drop_step(pool: &Pool, now: Timestamp) -> Result<u64, Fault> {
 const DUE_SERIES: &str = "SELECT series, count(*) FROM event WHERE received < $1 AND NOT sealed
     GROUP BY series ORDER BY series LIMIT $2";
 /// Those of the events named that need not be in the log; see [`DROP`].
-const DROP_NAMED: &str = "DELETE FROM event USING unnest($1::bigint[], $2::bigint[]) AS named (node, sequence),
-        (SELECT node.id, min(checkpoint.sequence) AS come
-            FROM node LEFT JOIN checkpoint ON checkpoint.node = node.name GROUP BY node.id) AS log
-    WHERE event.node = named.node AND event.sequence = named.sequence AND log.id = event.node
-    AND (log.come IS NULL OR event.sequence <= log.come OR received < $3)";
+const DROP_NAMED: &str = "DELETE FROM event WHERE ctid = ANY(ARRAY(
+    SELECT found.ctid FROM unnest($1::bigint[], $2::bigint[]) AS named (node, sequence)
+    JOIN (SELECT node.id, min(checkpoint.sequence) AS come
+        FROM node LEFT JOIN checkpoint ON checkpoint.node = node.name GROUP BY node.id) AS log ON log.id = named.node
+    CROSS JOIN LATERAL (SELECT ctid, received FROM event
+        WHERE event.node = named.node AND event.sequence = named.sequence LIMIT 1) AS found
+    WHERE log.come IS NULL OR named.sequence <= log.come OR found.received < $3))";
 /// The rest of them.
-const SEAL_NAMED: &str = "UPDATE event SET sealed = TRUE
-    FROM unnest($1::bigint[], $2::bigint[]) AS named (node, sequence)
-    WHERE event.node = named.node AND event.sequence = named.sequence";
+const SEAL_NAMED: &str = "UPDATE event SET sealed = TRUE WHERE ctid = ANY(ARRAY(
+    SELECT found.ctid FROM unnest($1::bigint[], $2::bigint[]) AS named (node, sequence)
+    CROSS JOIN LATERAL (SELECT ctid FROM event
+        WHERE event.node = named.node AND event.sequence = named.sequence LIMIT 1) AS found))";
 
 /// The series that have something to be sealed, and how many events.
 async fn due_series(pool: &Pool, due: i64) -> Result<Vec<(i64, i64)>, Fault> {

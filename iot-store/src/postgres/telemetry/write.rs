@@ -121,9 +121,11 @@ const ADD_NODES: &str = "INSERT INTO node (name) SELECT unnest($1::text[]) ON CO
 const NODES: &str = "SELECT name, id FROM node WHERE name = ANY($1::text[])";
 const ADD_SERIES: &str = "INSERT INTO series (tenant, device, epoch)
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) ON CONFLICT DO NOTHING";
-const SERIES: &str = "SELECT id FROM unnest($1::text[], $2::text[], $3::bigint[])
+// LATERAL with LIMIT looks each up by its index, whatever the planner believes of the size of the table.
+const SERIES: &str = "SELECT found.id FROM unnest($1::text[], $2::text[], $3::bigint[])
         WITH ORDINALITY AS wanted (tenant, device, epoch, place)
-    JOIN series ON series.tenant = wanted.tenant AND series.device = wanted.device AND series.epoch = wanted.epoch
+    CROSS JOIN LATERAL (SELECT id FROM series WHERE series.tenant = wanted.tenant AND series.device = wanted.device
+        AND series.epoch = wanted.epoch LIMIT 1) AS found
     ORDER BY place";
 
 impl Telemetry {
@@ -194,9 +196,9 @@ const LOCK_NODES: &str = "SELECT id, sequence FROM node WHERE id = ANY($1::bigin
 const COUNT_SERIES: &str = "SELECT count(*) FROM series WHERE id = ANY($1::bigint[])";
 const REPEATS: &str = "WITH named AS MATERIALIZED (
         SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS named (series, device_sequence))
-    SELECT event.series, event.device_sequence FROM event
-    JOIN named ON event.series = named.series AND event.device_sequence = named.device_sequence
-    WHERE event.device_sequence IS NOT NULL
+    SELECT named.series, named.device_sequence FROM named CROSS JOIN LATERAL (
+        SELECT 1 FROM event WHERE event.series = named.series AND event.device_sequence = named.device_sequence
+        AND event.device_sequence IS NOT NULL LIMIT 1) AS found
     UNION ALL
     SELECT named.series, named.device_sequence FROM named CROSS JOIN LATERAL (
         SELECT last FROM run WHERE run.series = named.series AND run.first <= named.device_sequence
