@@ -31,7 +31,7 @@ use iot_core::{
     store::{
         Aggregate, Audit, Batch, Bucket, Change, Closing, Committed, Due, Fenced, Index, Key, LatestValue, Maintained,
         MetaStore, Offered, Opened, Opening, Page, Policies, Publication, Queued, Range, Record, Revision, Series,
-        SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores, TelemetryStore,
+        SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores, TelemetryStore, Usage,
     },
     time::Timestamp,
 };
@@ -71,6 +71,8 @@ pub enum Operation {
     Append,
     Maintain,
     Erase,
+    /// What telemetry takes.
+    Usage,
     Advance,
     After,
     Latest,
@@ -304,6 +306,10 @@ impl TelemetryStore for Faulty {
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
         self.carry_out(Operation::Erase, self.stores.telemetry.erase(series)).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        self.carry_out(Operation::Usage, self.stores.telemetry.usage()).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

@@ -29,7 +29,7 @@ use iot_core::{
     limits::Limits,
     secret::Secret,
     service::Downlink,
-    store::{BLOB_GRACE, BlobStore, Document, MetaStore, Policies, RecordNames, Stores},
+    store::{BLOB_GRACE, BlobStore, Document, MetaStore, RecordNames, Stores},
 };
 use iot_http::GuardContext;
 use iot_ota::server::{Ota, ReleaseRecord};
@@ -46,6 +46,7 @@ use crate::{
     logic::Thermostat,
     mail, observability,
     options::Options,
+    retention,
     sockets::{Sockets, bound},
     supervisor::{Supervisor, signalled},
     telemetry, tls,
@@ -175,7 +176,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let upkeep = tokio::spawn(observability::upkeep(recorder.clone()));
     let pulse = tokio::spawn(console.run(recorder));
     let telemetry = kept.stores.telemetry.clone();
-    let maintenance = tokio::spawn(telemetry::maintain(telemetry, Policies::default(), kept.clock.clone()));
+    let maintenance =
+        tokio::spawn(telemetry::maintain(telemetry, retention::policies(&options.retain), kept.clock.clone()));
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.blobs.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();

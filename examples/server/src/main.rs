@@ -13,6 +13,7 @@ mod logic;
 mod mail;
 mod observability;
 mod options;
+mod retention;
 mod sockets;
 mod supervisor;
 mod telemetry;

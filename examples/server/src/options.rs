@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use iot_core::secret::Secret;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, retention::Rule};
 
 /// A complete IoT cloud in one process.
 #[derive(Debug, Parser)]
@@ -104,6 +104,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "ADDRESS", env = "IOT_MAIL_FROM")]
     mail_from: Option<String>,
 
+    /// For how many days telemetry is kept: reports, and statistics of a minute, an hour and a day; of all, of a product or of a
+    /// metric; repeatable, or with semicolons [default: 90,400,1827,7305]
+    #[arg(
+        long,
+        value_name = "[[TENANT/]PRODUCT[:METRIC]=]RAW,MINUTE,HOUR,DAY",
+        env = "IOT_RETAIN",
+        value_delimiter = ';'
+    )]
+    retain: Option<Vec<Rule>>,
+
     /// A name or address in the server's certificate, besides the local ones; repeatable, or with commas
     #[arg(long, value_name = "NAME", env = "IOT_NAME", value_delimiter = ',')]
     name: Option<Vec<String>>,
@@ -130,6 +140,7 @@ pub(crate) struct Options {
     pub(crate) webhooks_to_loopback: bool,
     pub(crate) smtp: Option<MailServer>,
     pub(crate) mail_from: Option<String>,
+    pub(crate) retain: Vec<Rule>,
 }
 
 /// The address of a mail server, which may hold a password.
@@ -223,6 +234,7 @@ impl Settings {
             public_url: self.public_url.or(file.public_url),
             smtp: self.smtp.or(file.smtp),
             mail_from: self.mail_from.or(file.mail_from),
+            retain: self.retain.or(file.retain).unwrap_or_default(),
         };
         options.check()?;
         Ok(options)
@@ -304,6 +316,11 @@ mod tests {
         assert!(parse(&["--mqtt", "localhost"]).unwrap_err().to_string().contains("IP:PORT"));
         assert!(parse(&["--allow-anonymous", "--mqtt", "0.0.0.0:1883"]).unwrap_err().to_string().contains("loopback"));
         assert!(parse(&["--demo", "5", "--http", "off"]).unwrap_err().to_string().contains("--http"));
+        assert!(parse(&["--retain", "lamp=9,8,7,6"]).unwrap_err().to_string().contains("no shorter"));
+        assert_eq!(
+            parse(&["--retain", "1,2,3,4;lamp=5,6,7,8", "--retain", "lamp:power=1,1,1,1"]).unwrap().retain.len(),
+            3
+        );
         assert!(parse(&["--nonsense"]).is_err());
     }
 }

@@ -11,6 +11,7 @@ mod session;
 mod settle;
 mod telemetry;
 mod typed;
+mod usage;
 
 use std::{fmt, sync::Arc};
 
@@ -30,6 +31,7 @@ pub use session::{
 pub use settle::{ATTEMPTS_MAX, Contended, Step, settle};
 pub use telemetry::{Aggregate, Bucket, LatestValue, Range, Series, TelemetryStore};
 pub use typed::{Document, MetaStoreExt, Stored};
+pub use usage::{Forecast, Growth, Usage};
 
 /// The operation could not be carried out. What was written is unknown only where the variant says so.
 #[derive(Debug, thiserror::Error)]

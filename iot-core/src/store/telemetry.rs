@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Maintained, Page, Policies, StoreError};
+use super::{Maintained, Page, Policies, StoreError, Usage};
 use crate::{
     event::{Event, Sequence, StoredEvent, Value},
     id::{ConsumerId, DeviceId, Metric, NodeId, OwnershipEpoch, TenantId},
@@ -125,6 +125,9 @@ pub trait TelemetryStore: fmt::Debug + Send + Sync + 'static {
     /// epoch or device. Answers how many events that were. May go in steps: a cancelled call has forgotten some, and a second
     /// one forgets the rest. What is appended later begins anew; sequences are not given again.
     async fn erase(&self, series: &Series) -> Result<u64, StoreError>;
+
+    /// What telemetry takes now, and how much room is left for it, about. Cheap enough to be asked every minute.
+    async fn usage(&self) -> Result<Usage, StoreError>;
 
     /// How far a consumer of a node's log has come; `Sequence(0)` at first. Who has asked is known: until it has
     /// [come](Self::advance) so far, [`after`](Self::after) shows what it has not seen, for a week after it was received.

@@ -70,6 +70,26 @@ pub async fn maintenance_changes_no_answer(store: &Store) {
     }
 }
 
+/// Whether it is sealed or not; and an empty store is no special one.
+pub async fn usage_grows_with_what_is_kept(store: &Store) {
+    let empty = store.usage().await.unwrap().bytes;
+    let fill = async |device: &str| {
+        let events: Vec<Event> =
+            (0..5_000).map(|n| sample(&series(device, 1), time(n), "m", half(n * n % 977))).collect();
+        append(store, &events).await;
+    };
+    fill("d").await;
+    let hot = store.usage().await.unwrap().bytes;
+    assert!(hot > empty, "{empty} {hot}");
+    maintain(store, DAY).await;
+    let sealed = store.usage().await.unwrap().bytes;
+    for device in 0..10 {
+        fill(&format!("e{device}")).await;
+        maintain(store, DAY).await;
+    }
+    assert!(store.usage().await.unwrap().bytes > sealed.max(empty));
+}
+
 /// In raw form and in rollups, whether it is sealed yet or not; and the latest stays the latest.
 pub async fn what_arrives_late_is_found_and_counted(store: &Store) {
     let (s, other) = (series("d", 1), series("e", 1));

@@ -131,6 +131,7 @@ macro_rules! conformance {
         ] }
         $crate::conformance_cases! { $backend, maintenance, telemetry: [
             maintenance_changes_no_answer,
+            usage_grows_with_what_is_kept,
             what_arrives_late_is_found_and_counted,
             nothing_is_forgotten_early_and_everything_in_the_end,
             the_log_waits_for_its_consumers_for_a_week,

@@ -11,7 +11,7 @@ use iot_core::{
     problem::Cursor,
     store::{
         Aggregate, Bucket, Form, LatestValue, Maintained, Page, Partition, Policies, Range, Series, StoreError,
-        TelemetryStore,
+        TelemetryStore, Usage,
     },
     time::Timestamp,
 };
@@ -23,6 +23,9 @@ use crate::rules::{Buckets, join, narrowed, place_cursor, read_place, rolled};
 const SEALED_AFTER: Duration = Duration::from_secs(3_600);
 /// So long after its receipt a report is kept for a consumer that has not come so far.
 const LOG_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// What a report takes, about.
+const REPORT_BYTES: usize = 1_024;
 
 /// One log for all nodes: a node's own is a part of it.
 #[derive(Debug, Default)]
@@ -146,6 +149,14 @@ impl TelemetryStore for Memory {
         telemetry.log.retain(|_, entry| self::series(&entry.event) != *series);
         telemetry.rolled.retain(|(of, ..), _| of != series);
         Ok(places.by_time.len() as u64)
+    }
+
+    /// A guess from the number of reports and of values that are rolled up.
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        let telemetry = lock(&self.telemetry);
+        let rolled: usize = telemetry.rolled.values().map(BTreeMap::len).sum();
+        let bytes = telemetry.log.len() * REPORT_BYTES + rolled * size_of::<(Spot, (Partition, f64))>();
+        Ok(Usage { bytes: bytes as u64, bytes_free: None })
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

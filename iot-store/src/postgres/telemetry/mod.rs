@@ -16,7 +16,9 @@ use iot_core::{
     event::{Event, Sequence, StoredEvent},
     id::{ConsumerId, NodeId},
     problem::Cursor,
-    store::{Aggregate, Bucket, LatestValue, Maintained, Page, Policies, Range, Series, StoreError, TelemetryStore},
+    store::{
+        Aggregate, Bucket, LatestValue, Maintained, Page, Policies, Range, Series, StoreError, TelemetryStore, Usage,
+    },
     time::Timestamp,
 };
 
@@ -70,6 +72,10 @@ impl TelemetryStore for Postgres {
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {
         Ok(erase::erase(&self.inner.pool, series).await?)
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(read::usage(&self.inner.pool).await?)
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

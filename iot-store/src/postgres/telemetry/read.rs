@@ -4,12 +4,16 @@ use deadpool_postgres::Pool;
 use iot_core::{
     event::{Event, Sequence, StoredEvent},
     id::{ConsumerId, DeviceId, HomeId, Metric, NodeId, OwnershipEpoch, ProductId, TenantId},
-    store::{LatestValue, Series},
+    store::{LatestValue, Series, Usage},
     time::Timestamp,
 };
 use tokio_postgres::{Row, types::ToSql};
 
-use super::super::{fault::Fault, ordered, pool::rows};
+use super::super::{
+    fault::Fault,
+    ordered,
+    pool::{number, rows},
+};
 use crate::codec;
 
 /// The most unsealed events that one page of a range looks at; it may then hold fewer than were asked for.
@@ -52,6 +56,14 @@ pub(super) async fn checkpoint(pool: &Pool, node: &NodeId, consumer: &ConsumerId
         return Ok(Sequence(0));
     };
     Ok(Sequence(row.try_get::<_, i64>(0)?.cast_unsigned()))
+}
+
+/// The server does not say how much room its disk has.
+pub(super) async fn usage(pool: &Pool) -> Result<Usage, Fault> {
+    let sql = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'
+        AND relname ~ '^(event|latest|series|run|checkpoint|part|rollup|chunk(_[0-9]+)?)$'";
+    Ok(Usage { bytes: number(&rows(pool, sql, &[]).await?)?.unsigned_abs(), bytes_free: None })
 }
 
 // === rows ===

@@ -16,6 +16,7 @@ mod rollup;
 mod rows;
 mod seal;
 mod segment;
+mod usage;
 mod window;
 
 use std::{
@@ -28,7 +29,9 @@ use iot_core::{
     event::{Event, Sequence, StoredEvent},
     id::{ConsumerId, NodeId},
     problem::Cursor,
-    store::{Aggregate, Bucket, LatestValue, Maintained, Page, Policies, Range, Series, StoreError, TelemetryStore},
+    store::{
+        Aggregate, Bucket, LatestValue, Maintained, Page, Policies, Range, Series, StoreError, TelemetryStore, Usage,
+    },
     time::Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -193,6 +196,11 @@ impl TelemetryStore for Sqlite {
             Ok(Outcome::Keep(erase::erase(connection, known, &series)?))
         };
         self.inner.data.run(erase).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        let folder = self.inner.folder.clone();
+        self.inner.data_readers.run(move |connection| usage::usage(connection, &folder)).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {
