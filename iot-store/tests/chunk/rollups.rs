@@ -83,6 +83,25 @@ proptest! {
     }
 }
 
+/// As with reports every hour in buckets of a minute; the other form is read as well.
+#[test]
+fn buckets_of_one_value_are_short() {
+    let hourly = |n: i64| {
+        (n * 3_600_000_000 + n * n % 999, n.unsigned_abs() + 1, f64::from(i32::try_from(n * n % 97).unwrap()) / 10.0)
+    };
+    let short = rollups((0..2_000).map(hourly));
+    let bytes = short.encode().unwrap();
+    assert!(is_same(&Rollups::decode(&bytes).unwrap(), &short));
+    let mut odd = short;
+    odd.rows[7].summary.max = 1e9;
+    let full = odd.encode().unwrap();
+    assert_eq!((bytes[0], full[0]), (b'S', b'R'));
+    assert!(is_same(&Rollups::decode(&full).unwrap(), &odd));
+    assert!(bytes.len() * 2 < full.len(), "{} {}", bytes.len(), full.len());
+    let mixed = rollups((0..2_000).map(hourly).chain([(5, 9_000, 1.0)]));
+    assert!(is_same(&Rollups::decode(&mixed.encode().unwrap()).unwrap(), &mixed));
+}
+
 #[test]
 fn what_cannot_be_kept_is_refused() {
     assert_eq!(rollups([]).encode(), Err(ChunkError::Empty));
