@@ -61,6 +61,7 @@
 //!
 //! [`StoreError::Unavailable`]: iot_core::store::StoreError::Unavailable
 
+mod claim;
 mod fault;
 mod lane;
 mod meta;
@@ -69,12 +70,13 @@ mod pipeline;
 mod pool;
 mod restored;
 mod session;
+mod settings;
 mod telemetry;
 mod text;
 #[cfg(feature = "postgres-tls")]
 mod tls;
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use deadpool_postgres::Pool;
 use tokio_postgres::{
@@ -82,42 +84,15 @@ use tokio_postgres::{
     tls::{MakeTlsConnect, TlsConnect},
 };
 
+pub use self::{
+    claim::{Claim, ClaimError},
+    settings::PostgresSettings,
+};
 use self::{fault::Fault, lane::Lane, meta::Records, session::Sessions, telemetry::Telemetry};
 use crate::StoreLimits;
 
 /// The fewest connections: one for each lane, and one that reads.
 const CONNECTIONS_MIN: usize = 4;
-/// The longest name of a schema, which is PostgreSQL's own.
-const SCHEMA_BYTES_MAX: usize = 63;
-
-/// Which database, and how much of it.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PostgresSettings {
-    /// As libpq has it: `postgresql://user:password@host/database` or `host=… user=… dbname=…`.
-    pub url: String,
-    /// The schema that holds the tables: lower-case letters, digits and underscores.
-    pub schema: String,
-    /// The most connections of this process, at least 4.
-    pub connections_max: usize,
-}
-
-impl PostgresSettings {
-    /// Schema `iot`, at most 16 connections.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), schema: "iot".to_owned(), connections_max: 16 }
-    }
-}
-
-/// Without the URL, which may hold a password.
-impl fmt::Debug for PostgresSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresSettings")
-            .field("schema", &self.schema)
-            .field("connections_max", &self.connections_max)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The stores of one schema. Cheap to clone.
 #[derive(Clone)]
@@ -197,7 +172,7 @@ impl Postgres {
     /// Opens a database without TLS: for a socket of this machine, or a network that is trusted. Makes the schema and brings
     /// it to the present layout if need be. Needs a tokio runtime, here and later.
     pub async fn open(settings: &PostgresSettings, limits: StoreLimits) -> Result<Self, OpenError> {
-        Self::open_by(settings, checked(settings)?, limits, NoTls).await
+        Self::open_by(settings, settings.parsed()?, limits, NoTls).await
     }
 
     /// Opens a database with TLS, whatever `sslmode` the URL has: a server without it is refused, and so is one whose
@@ -209,9 +184,9 @@ impl Postgres {
         limits: StoreLimits,
         config: rustls::ClientConfig,
     ) -> Result<Self, OpenError> {
-        let mut checked = checked(settings)?;
-        checked.ssl_mode(tokio_postgres::config::SslMode::Require);
-        Self::open_by(settings, checked, limits, tls::Tls::new(config)).await
+        let mut parsed = settings.parsed()?;
+        parsed.ssl_mode(tokio_postgres::config::SslMode::Require);
+        Self::open_by(settings, parsed, limits, tls::Tls::new(config)).await
     }
 
     async fn open_by<T>(
@@ -257,18 +232,6 @@ impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres").field("schema", &self.inner.schema).finish_non_exhaustive()
     }
-}
-
-fn checked(settings: &PostgresSettings) -> Result<Config, OpenError> {
-    let PostgresSettings { url, schema, .. } = settings;
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if schema.is_empty() || schema.len() > SCHEMA_BYTES_MAX || !schema.bytes().all(allowed) {
-        let what = "a schema has 1 to 63 lower-case letters, digits and underscores".to_owned();
-        return Err(OpenError::Setting { name: "schema", what });
-    }
-    // The parser's own words may hold a part of the password.
-    let what = || "it is not a PostgreSQL URL, such as postgresql://user:password@host/database".to_owned();
-    Config::from_str(url).map_err(|_| OpenError::Setting { name: "url", what: what() })
 }
 
 /// A count as PostgreSQL orders it; beyond what it can hold, the greatest.
