@@ -65,6 +65,10 @@ async fn a_schema_of_an_older_release_is_brought_up() {
         let settings = cluster::fresh();
         let beside = cluster::connect(&settings).await;
         beside.batch_execute(&dump.replace("fixture", &settings.schema)).await.unwrap();
+        let mut only_present = settings.clone();
+        only_present.upgrade = false;
+        let looked = Postgres::open(&only_present, StoreLimits::default()).await;
+        assert_eq!(looked.is_ok(), dump == NEWEST, "{looked:?}");
         let store = open(&settings).await;
         let record = store.get(&[key("a")]).await.unwrap().remove(0).unwrap();
         assert_eq!((record.version, record.format, record.body.as_str()), (2, 1, r#"{"a": "\u0000"}"#));
@@ -88,6 +92,17 @@ async fn a_schema_of_an_older_release_is_brought_up() {
         assert_eq!(opened.epoch.0, 2);
         assert_eq!(opened.resumed.unwrap().subscriptions[0].filter, "a/#");
     }
+}
+
+#[tokio::test]
+async fn a_database_that_must_not_be_changed_is_not() {
+    let mut settings = cluster::fresh();
+    settings.upgrade = false;
+    let refused = Postgres::open(&settings, StoreLimits::default()).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Older { found: 0, .. }), "{refused:?}");
+    let beside = cluster::connect(&settings).await;
+    let schemas = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+    assert!(beside.query_opt(schemas, &[&settings.schema]).await.unwrap().is_none());
 }
 
 fn everything_of(device: &str) -> Range {

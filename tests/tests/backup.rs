@@ -2,6 +2,9 @@
 //! in the way is refused.
 #![allow(clippy::unwrap_used, reason = "a journey ends where something is not as it should be")]
 
+#[path = "../../iot-store/tests/cluster/server.rs"]
+mod server;
+
 use std::{
     fs,
     os::unix::process::ExitStatusExt,
@@ -22,6 +25,8 @@ use iot_tests::{
     wait::{SOON, until},
 };
 use serde_json::{Value, json};
+
+use self::server::Cluster;
 
 /// More than one part, and more than one page of the disk.
 const IMAGE_BYTES: usize = 600_000;
@@ -75,6 +80,11 @@ fn stored(admin: &Api, device: &str) -> Vec<Value> {
     admin.get(&path).is(200)["items"].as_array().unwrap().clone()
 }
 
+/// `iot-server` with the settings of a cloud besides its listeners.
+fn run(folder: &Path, args: &[&str], settings: &[&str]) -> Output {
+    command(folder, &[args, settings].concat()).output().unwrap()
+}
+
 fn backup(cloud: &Cloud, to: &str) -> Output {
     command(cloud.folder(), &["backup", "--data", "iot-data", "--to", to]).output().unwrap()
 }
@@ -115,10 +125,29 @@ fn is_vacant(folder: &Path) -> bool {
     fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
 }
 
-/// Traffic, a copy, more traffic, kill -9; then a server from the copy.
 #[test]
 fn a_server_goes_on_from_a_copy_that_was_taken_while_it_ran() {
-    let mut cloud = Cloud::start(&[]);
+    goes_on_from_a_copy(&[], || {});
+}
+
+#[test]
+fn a_server_on_postgresql_goes_on_from_a_copy_too() {
+    let cluster = Cluster::start(&[]);
+    let url = cluster.url();
+    goes_on_from_a_copy(&["--postgres", &url], || {
+        let folder = tempfile::tempdir().unwrap();
+        let refused_all =
+            |args: &[&str], says: &str| refused(&run(folder.path(), args, &["--postgres", &url]), 2, says);
+        refused_all(&["restore", "--from", "missing", "--data", "new"], "is no backup");
+        assert!(files(folder.path()).is_empty());
+        cluster.sql("DROP SCHEMA iot CASCADE");
+    });
+    assert_ne!(cluster.sql("SELECT count(*) FROM iot.record"), "0");
+}
+
+/// Traffic, a copy, more traffic, kill -9, everything is lost; then a server from the copy.
+fn goes_on_from_a_copy(settings: &[&str], lose_database: impl FnOnce()) {
+    let mut cloud = Cloud::start(settings);
     let admin = cloud.admin();
     import(&admin, "lamp", &["lamp-1", "lamp-2"]);
     let token = claim_token(&admin, "lamp", 2, false);
@@ -128,7 +157,7 @@ fn a_server_goes_on_from_a_copy_that_was_taken_while_it_ran() {
     let first = lamp(&cloud, "lamp-1", &token);
     until("reports", SOON, || (stored(&admin, "lamp-1").len() > 20).then_some(()));
     let before = stored(&admin, "lamp-1");
-    let said = done(&backup(&cloud, "copy"));
+    let said = done(&run(cloud.folder(), &["backup", "--data", "iot-data", "--to", "copy"], settings));
     assert!(said.starts_with("copy: revision "), "{said}");
 
     // What comes later is not in it.
@@ -138,9 +167,12 @@ fn a_server_goes_on_from_a_copy_that_was_taken_while_it_ran() {
     drop(late);
     cloud.kill();
     let folder = cloud.folder().to_owned();
-    refused(&restore(&folder, "copy", "iot-data"), 2, "is not empty");
+    let restore = || run(&folder, &["restore", "--from", "copy", "--data", "iot-data"], settings);
+    refused(&restore(), 2, if settings.is_empty() { "is not empty" } else { "the schema iot is there already" });
+    lose_database();
+    refused(&restore(), 2, "is not empty");
     fs::rename(folder.join("iot-data"), folder.join("lost")).unwrap();
-    let said = done(&restore(&folder, "copy", "iot-data"));
+    let said = done(&restore());
     assert!(said.starts_with("iot-data: as of "), "{said}");
     cloud.start_again();
 

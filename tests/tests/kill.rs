@@ -1,6 +1,9 @@
 //! kill -9 under load, several times over: what was acknowledged is there afterwards. `IOT_KILL_ROUNDS` sets how often.
 #![allow(clippy::unwrap_used, reason = "a journey ends where something is not as it should be")]
 
+#[path = "../../iot-store/tests/cluster/server.rs"]
+mod server;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicU64, Ordering},
@@ -19,6 +22,8 @@ use iot_tests::{
     wait::until,
 };
 use serde_json::{Value, json};
+
+use self::server::Cluster;
 
 /// How many messages are acknowledged in a round, at least, when the server is killed.
 const ACKNOWLEDGED_MIN: u64 = 1_000;
@@ -264,8 +269,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn start() -> Self {
-        let cloud = Cloud::start(&[]);
+    fn start(settings: &[&str]) -> Self {
+        let cloud = Cloud::start(settings);
         let way = Way::Plain(cloud.address("mqtt"));
         let token = cloud.token().to_owned();
         let base_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
@@ -345,8 +350,18 @@ impl Scene {
 
 #[test]
 fn what_was_acknowledged_survives_kill_9() {
+    survives_kill_9(&[]);
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_on_postgresql() {
+    survives_kill_9(&["--postgres", &Cluster::start(&[]).url()]);
+}
+
+#[expect(clippy::print_stdout, reason = "counts belong into the record of a run")]
+fn survives_kill_9(settings: &[&str]) {
     let rounds = std::env::var("IOT_KILL_ROUNDS").map_or(5, |text| text.parse().unwrap());
-    let mut scene = Scene::start();
+    let mut scene = Scene::start(settings);
     for round in 0..rounds {
         scene.kill(ACKNOWLEDGED_MIN + ACKNOWLEDGED_MORE * (round % 5));
         scene.cloud.start_again();

@@ -33,7 +33,7 @@ use iot_core::{
 };
 use iot_http::GuardContext;
 use iot_ota::server::{Ota, ReleaseRecord};
-use iot_store::{StoreLimits, blobs::Blobs, sqlite::Sqlite};
+use iot_store::blobs::Blobs;
 use tokio::sync::watch;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
@@ -41,6 +41,7 @@ use crate::{
     banner::Banner,
     console::{self, Console},
     data_folder::DataFolder,
+    database::{self, Database},
     failure::Failure,
     http,
     logic::Thermostat,
@@ -55,7 +56,7 @@ use crate::{
 /// Everything that survives the process: the folder, its keys, its stores.
 struct Kept {
     folder: DataFolder,
-    sqlite: Sqlite,
+    database: Arc<dyn Database>,
     stores: Stores,
     blobs: Blobs,
     bus: Arc<dyn Bus>,
@@ -66,14 +67,13 @@ struct Kept {
 impl Kept {
     async fn open(options: &Options) -> Result<Self, Failure> {
         let folder = DataFolder::open(&options.data)?;
-        let sqlite = Sqlite::open(&folder.stores(), StoreLimits::default()).await;
-        let sqlite = sqlite.map_err(|error| Failure::of("--data: ", &error))?;
+        let database = database::open(options, &folder).await?;
         let keys = FileKeyRing::open_or_create(folder.path()).map_err(|error| Failure::of("--data: ", &error))?;
         let bus: Arc<dyn Bus> = Arc::new(InProcess::default());
-        let stores = Stores::new(sqlite.clone());
+        let stores = database.stores();
         let stores = Stores { meta: Arc::new(Hinting::new(stores.meta.clone(), bus.clone())), ..stores };
         let blobs = folder.blobs()?;
-        Ok(Self { folder, sqlite, stores, blobs, bus, keys: Arc::new(keys), clock: Arc::new(SystemClock::default()) })
+        Ok(Self { folder, database, stores, blobs, bus, keys: Arc::new(keys), clock: Arc::new(SystemClock::default()) })
     }
 
     async fn auth(&self, options: &Options) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
@@ -93,7 +93,7 @@ pub(crate) async fn reset_admin(options: &Options) -> Result<Secret, Failure> {
     let kept = Kept::open(options).await?;
     let (auth, _) = kept.auth(options).await?;
     let password = auth.reset_admin().await.map_err(|error| Failure::of("reset-admin: ", &error))?;
-    kept.sqlite.close().await;
+    kept.database.close().await;
     Ok(password)
 }
 
@@ -141,6 +141,13 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     supervisor.spawn("node", async move {
         let served = serving.serve(bound, until(node_stop)).await;
         served.map_err(|error| Failure::part(Failure::of("", &error).to_string()))
+    });
+    let (database, database_stop) = (kept.database.clone(), stopped.clone());
+    supervisor.spawn("database", async move {
+        tokio::select! {
+            failure = database.lost() => Err(failure),
+            () = until(database_stop) => Ok(()),
+        }
     });
     let (updates, updates_stop) = (ota.clone(), stopped.clone());
     supervisor.spawn("updates", async move {
@@ -190,7 +197,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     pulse.abort();
     sweeper.abort();
     maintenance.abort();
-    kept.sqlite.close().await;
+    kept.database.close().await;
     ended.and(drained)
 }
 

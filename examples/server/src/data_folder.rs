@@ -20,6 +20,9 @@ pub(crate) const RESTORING: &str = ".restoring";
 /// The keys of simulated devices.
 pub(crate) const DEMO_DEVICES: &str = "demo-devices";
 
+/// Which database a folder belongs to.
+pub(crate) const DEPLOYMENT: &str = "deployment";
+
 #[derive(Debug, Clone)]
 pub(crate) struct DataFolder {
     path: PathBuf,
@@ -54,6 +57,11 @@ impl DataFolder {
 
     pub(crate) fn stores(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// The name of what is kept here, if its records are in a database elsewhere: that has it too.
+    pub(crate) fn deployment(&self) -> PathBuf {
+        self.path.join(DEPLOYMENT)
     }
 
     pub(crate) fn ca(&self) -> PathBuf {

@@ -6,6 +6,7 @@ mod banner;
 mod cloud;
 mod console;
 mod data_folder;
+mod database;
 mod demo;
 mod failure;
 mod http;
@@ -62,10 +63,9 @@ fn start(cli: Cli) -> Result<(), Failure> {
     let outcome = match cli.command {
         Some(Command::Device(options)) => runtime.block_on(devices(*options)),
         Some(Command::ResetAdmin) => runtime.block_on(reset_admin(cli.settings.resolve()?)),
-        Some(Command::Backup { to }) => said(runtime.block_on(backup::take(&cli.settings.resolve()?.data, &to))),
-        Some(Command::Restore { from }) => {
-            said(runtime.block_on(backup::restore(&from, &cli.settings.resolve()?.data)))
-        }
+        Some(Command::Backup { to }) => said(runtime.block_on(backup::take(&cli.settings.resolve()?, &to))),
+        Some(Command::Restore { from }) => said(runtime.block_on(backup::restore(&from, &cli.settings.resolve()?))),
+        Some(Command::FenceSessions) => said(runtime.block_on(fence_sessions(&cli.settings.resolve()?))),
         None => {
             let options = cli.settings.resolve()?;
             observability::log(&options.log)?;
@@ -80,6 +80,14 @@ fn start(cli: Cli) -> Result<(), Failure> {
 fn said(line: Result<String, Failure>) -> Result<(), Failure> {
     let _closed = writeln!(std::io::stdout().lock(), "{}", line?);
     Ok(())
+}
+
+async fn fence_sessions(options: &Options) -> Result<String, Failure> {
+    let Some(url) = &options.postgres else {
+        return Err(Failure::options("fence-sessions is for a database: name it with --postgres"));
+    };
+    let highest = database::postgres::fence_sessions(url, options.postgres_ca.as_deref()).await?;
+    Ok(format!("all sessions have new epochs, up to {highest}"))
 }
 
 async fn reset_admin(options: Options) -> Result<(), Failure> {

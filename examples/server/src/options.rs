@@ -22,18 +22,20 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a new one-time password for the administrator and print it; the server must not be running
     ResetAdmin,
-    /// Copy the data folder into another one; the server may be running
+    /// Copy the data folder into another one, and with it the database; the server may be running
     Backup {
         /// The folder to make; it must be empty or not there
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
     },
-    /// Make the data folder from a backup; it must be empty or not there
+    /// Make the data folder from a backup; it must be empty or not there. With --postgres its database too
     Restore {
         /// The folder that a backup has made
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
     },
+    /// Give every session of a PostgreSQL database that was restored by its own tools a new epoch; no server may use it
+    FenceSessions,
     /// Be simulated devices until standard input ends
     #[command(hide = true)]
     Device(Box<iot_device::Options>),
@@ -46,6 +48,15 @@ pub(crate) struct Settings {
     /// Where everything is kept [default: ./iot-data]
     #[arg(long, value_name = "DIR", env = "IOT_DATA", global = true)]
     data: Option<PathBuf>,
+
+    /// A PostgreSQL database for records, sessions and telemetry: postgresql://USER:PASSWORD@HOST/DATABASE [default: the data
+    /// folder]
+    #[arg(long, value_name = "URL", env = "IOT_POSTGRES", hide_env_values = true, global = true)]
+    postgres: Option<DatabaseUrl>,
+
+    /// The certificate authorities of that database, in PEM [default: those of this machine]
+    #[arg(long, value_name = "FILE", env = "IOT_POSTGRES_CA", global = true)]
+    postgres_ca: Option<PathBuf>,
 
     /// MQTT over TCP [default: 127.0.0.1:1883]
     #[arg(long, value_name = "ADDR|off", env = "IOT_MQTT")]
@@ -126,6 +137,8 @@ const DEMO_MAX: u32 = 5_000;
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) data: PathBuf,
+    pub(crate) postgres: Option<DatabaseUrl>,
+    pub(crate) postgres_ca: Option<PathBuf>,
     pub(crate) mqtt: Listen,
     pub(crate) mqtts: Listen,
     pub(crate) ws: Listen,
@@ -143,25 +156,39 @@ pub(crate) struct Options {
     pub(crate) retain: Vec<Rule>,
 }
 
-/// The address of a mail server, which may hold a password.
-#[derive(Debug, Clone)]
-pub(crate) struct MailServer(
-    #[cfg_attr(not(feature = "smtp"), expect(dead_code, reason = "read where mail servers are built in"))]
-    pub(crate)  Secret,
-);
+/// Defines an address that may hold a password, and is not shown.
+macro_rules! secret_address {
+    ($(#[$about:meta])* $name:ident, $feature:literal) => {
+        $(#[$about])*
+        #[derive(Debug, Clone)]
+        pub(crate) struct $name(
+            #[cfg_attr(not(feature = $feature), expect(dead_code, reason = "read where it is built in"))] pub(crate) Secret,
+        );
 
-impl FromStr for MailServer {
-    type Err = std::convert::Infallible;
+        impl FromStr for $name {
+            type Err = std::convert::Infallible;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(Secret::new(text)))
-    }
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Ok(Self(Secret::new(text)))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
+            }
+        }
+    };
 }
 
-impl<'de> Deserialize<'de> for MailServer {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Secret::new(text)))
-    }
+secret_address! {
+    /// The address of a mail server.
+    MailServer, "smtp"
+}
+
+secret_address! {
+    /// Where a database is.
+    DatabaseUrl, "postgres"
 }
 
 /// Where a listener listens.
@@ -220,6 +247,8 @@ impl Settings {
         };
         let options = Options {
             data: self.data.or(file.data).unwrap_or_else(|| "./iot-data".into()),
+            postgres: self.postgres.or(file.postgres),
+            postgres_ca: self.postgres_ca.or(file.postgres_ca),
             mqtt: self.mqtt.or(file.mqtt).unwrap_or(Listen::local(1883)),
             mqtts: self.mqtts.or(file.mqtts).unwrap_or(Listen::local(8883)),
             ws: self.ws.or(file.ws).unwrap_or(Listen::local(8083)),

@@ -82,6 +82,8 @@ impl From<PoolError> for Fault {
     fn from(error: PoolError) -> Self {
         match error {
             PoolError::Closed => Self::Closed,
+            // Without a word of the pool's: what the server or the network said is what helps.
+            PoolError::Backend(error) => Self::Unavailable(Arc::new(error)),
             other => Self::Unavailable(Arc::new(other)),
         }
     }

@@ -34,8 +34,14 @@ pub(super) async fn check_server(client: &Client) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Brings a schema to the present layout. Nothing is changed in one that this version does not know.
-pub(super) async fn migrate(client: &mut Client, schema: &str, migrations: Migrations) -> Result<(), OpenError> {
+/// Brings a schema to the present layout, or only looks whether it has that. Nothing is changed in one that this version does
+/// not know.
+pub(super) async fn migrate(
+    client: &mut Client,
+    schema: &str,
+    migrations: Migrations,
+    upgrade: bool,
+) -> Result<(), OpenError> {
     let transaction = client.transaction().await?;
     // A step may take its time, and so may another process that is at it.
     transaction.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
@@ -43,6 +49,9 @@ pub(super) async fn migrate(client: &mut Client, schema: &str, migrations: Migra
     let applied = applied(&transaction, schema).await?;
     if applied.len() > migrations.len() {
         return Err(OpenError::Newer { found: applied.len(), known: migrations.len() });
+    }
+    if !upgrade && applied.len() < migrations.len() {
+        return Err(OpenError::Older { found: applied.len(), known: migrations.len() });
     }
     for (place, migration) in migrations.iter().enumerate() {
         let (number, checksum) = (place + 1, checksum(migration));

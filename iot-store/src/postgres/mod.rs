@@ -142,6 +142,14 @@ pub enum OpenError {
         /// The newest layout of this version.
         known: usize,
     },
+    /// It is not at the layout of this version, and was not to be brought there.
+    #[error("the schema has an older layout ({found}, this one knows {known}), or none (0)")]
+    Older {
+        /// Its layout.
+        found: usize,
+        /// The newest layout of this version.
+        known: usize,
+    },
     /// The layout was made by steps that differ from those of this version.
     #[error("the schema was made by another step {number} than this version has")]
     Changed {
@@ -205,7 +213,7 @@ impl Postgres {
         let pool = pool::pool(config, tls, &schema, settings.connections_max.max(CONNECTIONS_MIN))?;
         let mut client = pool.get().await.map_err(Fault::from)?;
         migrate::check_server(&client).await?;
-        migrate::migrate(&mut client, &schema, migrate::ALL).await?;
+        migrate::migrate(&mut client, &schema, migrate::ALL, settings.upgrade).await?;
         drop(client);
         let inner = Inner {
             limits,

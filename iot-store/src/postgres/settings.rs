@@ -20,12 +20,15 @@ pub struct PostgresSettings {
     pub schema: String,
     /// The most connections of this process, at least 4; a [`Claim`](super::Claim) has one more.
     pub connections_max: usize,
+    /// Whether a database without the present layout is brought to it. If not, it is refused ([`OpenError::Older`]) and not
+    /// changed.
+    pub upgrade: bool,
 }
 
 impl PostgresSettings {
-    /// Schema `iot`, at most 16 connections.
+    /// Schema `iot`, at most 16 connections, brought to the present layout.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), schema: "iot".to_owned(), connections_max: 16 }
+        Self { url: url.into(), schema: "iot".to_owned(), connections_max: 16, upgrade: true }
     }
 
     /// Whether what is sent to this database can be read on the way unless it is encrypted: with `sslmode=require`, and

@@ -2,6 +2,8 @@
 //!
 //! Debian's package is enough (`/usr/lib/postgresql/*/bin`); its own service is not used.
 
+#![allow(dead_code, reason = "each test program uses a part")]
+
 use std::{
     fs,
     net::TcpListener,
@@ -72,6 +74,13 @@ impl Cluster {
         start.arg("--pgdata").arg(self.data()).arg("--log").arg(self.folder.join("log")).args(["--wait", "start"]);
         let status = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         assert!(status.success(), "{}", fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+    }
+
+    /// What `psql` prints for a statement.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", statement, &self.url()]);
+        output(psql.stdin(Stdio::null())).trim().to_owned()
     }
 
     /// The folder of its data.

@@ -11,10 +11,10 @@ use iot_core::{
 use iot_store::{StoreLimits, blobs::Blobs, sqlite::Sqlite};
 
 use super::{
-    BLOBS, STORE, failed, files,
+    BLOBS, DUMP, STORE, failed, files,
     manifest::{Entry, Manifest},
 };
-use crate::{data_folder::RESTORING, failure::Failure};
+use crate::{data_folder::RESTORING, database::postgres, failure::Failure, options::Options};
 
 /// How much of a blob is read at once, in bytes.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -23,11 +23,24 @@ const SERIES_PER_PAGE: u32 = 1_000;
 
 /// Makes a data folder from a backup. Nothing is written before every file was verified; and until all of it is there, the
 /// folder holds one that is named [`RESTORING`], with which no server starts. Answers a line for people.
-pub(crate) async fn restore(from: &Path, data: &Path) -> Result<String, Failure> {
+pub(crate) async fn restore(from: &Path, options: &Options) -> Result<String, Failure> {
+    let data = &options.data;
     let manifest = Manifest::read_verified(from)?;
+    let has_dump = manifest.files.iter().any(|file| file.path == DUMP);
+    match &options.postgres {
+        None if has_dump => {
+            let text = "--from: is the backup of a PostgreSQL database; name one to restore into with --postgres";
+            return Err(Failure::options(text));
+        }
+        Some(_) if !has_dump => {
+            return Err(Failure::options("--from: is the backup of embedded stores; leave --postgres out"));
+        }
+        Some(url) => postgres::check_vacant(url, options.postgres_ca.as_deref()).await?,
+        None => {}
+    }
     let made = !data.exists();
     let _alone = begin(data)?;
-    match make(from, data, &manifest).await {
+    match make(from, options, &manifest).await {
         Ok(dropped) => {
             let (taken, revision, count) = (manifest.taken, manifest.revision.0, manifest.files.len());
             Ok(format!(
@@ -64,17 +77,24 @@ fn begin(data: &Path) -> Result<fs::File, Failure> {
     Ok(alone)
 }
 
-async fn make(from: &Path, data: &Path, manifest: &Manifest) -> Result<usize, Failure> {
+async fn make(from: &Path, options: &Options, manifest: &Manifest) -> Result<usize, Failure> {
+    let data = &options.data;
     let restoring = data.join(RESTORING);
     let blobs = Blobs::local(&restoring.join(BLOBS)).map_err(failed(&restoring))?;
-    for entry in &manifest.files {
+    for entry in manifest.files.iter().filter(|file| file.path != DUMP) {
         match entry.path.strip_prefix("blobs/").and_then(BlobId::parse) {
             Some(id) => put(&blobs, &id, entry, &from.join(&entry.path)).await?,
             None => copy(entry, &from.join(&entry.path), &restoring.join(&entry.path))?,
         }
     }
-    let dropped = renew(&restoring.join(STORE)).await?;
+    let dropped = match options.postgres {
+        None => renew(&restoring.join(STORE)).await?,
+        Some(_) => 0,
+    };
     files::sync_folders(&restoring).map_err(failed(&restoring))?;
+    if let Some(url) = &options.postgres {
+        postgres::restore(url, options.postgres_ca.as_deref(), &from.join(DUMP)).await?;
+    }
     finish(data, &restoring).map_err(failed(data))?;
     Ok(dropped)
 }

@@ -14,25 +14,30 @@ use iot_core::{
 use iot_store::{blobs::Blobs, sqlite::Sqlite};
 
 use super::{
-    BLOBS, STORE, failed,
+    BLOBS, DUMP, STORE, failed,
     files::{self, Measured},
     manifest::{Entry, Manifest},
 };
 use crate::{
-    data_folder::{DEMO_DEVICES, RESTORING},
+    data_folder::{DEMO_DEVICES, DEPLOYMENT, RESTORING},
+    database::postgres,
     failure::Failure,
+    options::Options,
 };
 
 /// How long no blob is removed for the sake of a backup. One that takes longer fails; of one that was killed it is what it
 /// leaves behind.
 const PAUSE: Duration = Duration::from_secs(24 * 3_600);
 
-/// Copies a data folder, also while a server uses it. Answers a line for people.
-pub(crate) async fn take(data: &Path, to: &Path) -> Result<String, Failure> {
-    check(data, to)?;
+/// How many blobs are looked for at once.
+const BLOBS_PER_PAGE: u32 = 1_000;
+
+/// Copies a data folder and the database that belongs to it, also while a server uses them. Answers a line for people.
+pub(crate) async fn take(options: &Options, to: &Path) -> Result<String, Failure> {
+    check(options, to)?;
     let made = !to.exists();
     files::make_folder(to).map_err(failed(to))?;
-    match copy(data, to).await {
+    match copy(options, to).await {
         Ok(manifest) => {
             let bytes: u64 = manifest.files.iter().map(|file| file.size_bytes).sum();
             let count = manifest.files.len();
@@ -45,12 +50,18 @@ pub(crate) async fn take(data: &Path, to: &Path) -> Result<String, Failure> {
     }
 }
 
-fn check(data: &Path, to: &Path) -> Result<(), Failure> {
-    if !data.join(STORE).join("control.db").is_file() || data.join(RESTORING).exists() {
-        return Err(Failure::options(format!(
-            "--data {}: holds no store; name the folder of a server",
-            data.display()
-        )));
+fn check(options: &Options, to: &Path) -> Result<(), Failure> {
+    let data = &options.data;
+    let no_folder = |what: &str| Failure::options(format!("--data {}: {what}", data.display()));
+    let holds = |name: &str| data.join(name).is_file();
+    match &options.postgres {
+        _ if data.join(RESTORING).exists() => return Err(no_folder("its restore was broken off")),
+        None if holds(DEPLOYMENT) => {
+            return Err(no_folder("belongs to a PostgreSQL database; name it with --postgres"));
+        }
+        None if !holds("store/control.db") => return Err(no_folder("holds no store; name the folder of a server")),
+        Some(_) if !holds(DEPLOYMENT) => return Err(no_folder("belongs to no database; name the folder of a server")),
+        _ => {}
     }
     let refused = |what: &str| Failure::options(format!("--to {}: {what}", to.display()));
     if !files::is_vacant(to).map_err(|error| refused(&format!("{error}; name a folder that is empty or not there")))? {
@@ -65,13 +76,14 @@ fn check(data: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 /// Records first, then telemetry, then what records name, then keys: each holds all that those before it need.
-async fn copy(data: &Path, to: &Path) -> Result<Manifest, Failure> {
+async fn copy(options: &Options, to: &Path) -> Result<Manifest, Failure> {
+    let data = &options.data;
     let clock = SystemClock::default();
     let (began, by) = (clock.timestamp(), format!("backup-{}", std::process::id()));
     let blobs = Blobs::local(&data.join(BLOBS)).map_err(failed(&data.join(BLOBS)))?;
     blobs.pause(&by, began.plus(PAUSE)).await.map_err(|error| blob_failed(&error))?;
     let mut manifest = Manifest::new(began);
-    let copied = copy_all(data, &blobs, to, &mut manifest).await;
+    let copied = copy_all(options, &blobs, to, &mut manifest).await;
     let resumed = blobs.resume(&by).await;
     copied?;
     resumed.map_err(|error| blob_failed(&error))?;
@@ -84,20 +96,22 @@ async fn copy(data: &Path, to: &Path) -> Result<Manifest, Failure> {
     Ok(manifest)
 }
 
-async fn copy_all(data: &Path, blobs: &Blobs, to: &Path, manifest: &mut Manifest) -> Result<(), Failure> {
-    let store = to.join(STORE);
-    files::make_folder(&store).map_err(failed(&store))?;
-    let snapshot = Sqlite::snapshot(&data.join(STORE), &store).await;
-    let snapshot = snapshot.map_err(|error| Failure::part(error.to_string().replace('\n', " ")))?;
-    manifest.revision = snapshot.revision;
-    for file in &snapshot.files {
-        let measured = files::measure(file).map_err(failed(file))?;
-        manifest.files.push(Entry::new(name(to, file), measured));
+async fn copy_all(options: &Options, blobs: &Blobs, to: &Path, manifest: &mut Manifest) -> Result<(), Failure> {
+    let data = &options.data;
+    for folder in [STORE, BLOBS] {
+        files::make_folder(&to.join(folder)).map_err(failed(&to.join(folder)))?;
     }
-    let kept = to.join(BLOBS);
-    files::make_folder(&kept).map_err(failed(&kept))?;
-    for id in &snapshot.blobs {
-        if let Some(measured) = copy_blob(blobs, id, &kept.join(id.to_string())).await? {
+    let named = match &options.postgres {
+        None => copy_stores(data, to, manifest).await?,
+        Some(url) => {
+            let (dump, ca) = (to.join(DUMP), options.postgres_ca.as_deref());
+            manifest.revision = postgres::dump(url, ca, data, &dump).await?;
+            manifest.files.push(Entry::new(DUMP.to_owned(), files::measure(&dump).map_err(failed(&dump))?));
+            all(blobs).await?
+        }
+    };
+    for id in &named {
+        if let Some(measured) = copy_blob(blobs, id, &to.join(BLOBS).join(id.to_string())).await? {
             manifest.files.push(Entry::new(format!("{BLOBS}/{id}"), measured));
         }
     }
@@ -110,6 +124,30 @@ async fn copy_all(data: &Path, blobs: &Blobs, to: &Path, manifest: &mut Manifest
         manifest.files.push(Entry::new(name(data, &file), measured));
     }
     Ok(())
+}
+
+/// Answers the blobs that the copied records name.
+async fn copy_stores(data: &Path, to: &Path, manifest: &mut Manifest) -> Result<Vec<BlobId>, Failure> {
+    let snapshot = Sqlite::snapshot(&data.join(STORE), &to.join(STORE)).await;
+    let snapshot = snapshot.map_err(|error| Failure::part(error.to_string().replace('\n', " ")))?;
+    manifest.revision = snapshot.revision;
+    for file in &snapshot.files {
+        let measured = files::measure(file).map_err(failed(file))?;
+        manifest.files.push(Entry::new(name(to, file), measured));
+    }
+    Ok(snapshot.blobs.into_iter().collect())
+}
+
+/// Every blob there is: what the records in a dump name is among them, since none is removed meanwhile.
+async fn all(blobs: &Blobs) -> Result<Vec<BlobId>, Failure> {
+    let mut found: Vec<BlobId> = Vec::new();
+    loop {
+        let page = blobs.list(found.last(), BLOBS_PER_PAGE).await.map_err(|error| blob_failed(&error))?;
+        if page.is_empty() {
+            return Ok(found);
+        }
+        found.extend(page.into_iter().map(|blob| blob.id));
+    }
 }
 
 /// Nothing if it is not there: its release waits for it.
