@@ -18,6 +18,7 @@
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `chunk` | sealed telemetry: the codec of compressed chunks and of rollups | `chunks` |
 //! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
+//! | `parquet` | telemetry as a file that other tools read | `parquet` |
 //! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
 //! | [`cache`] | remembers records, never stale: a decorator | |
 //! | `faulty` | delays, refuses and loses answers by a seed: a decorator for tests | `faulty` |
@@ -36,6 +37,8 @@ pub mod conformance;
 pub mod faulty;
 mod limits;
 pub mod memory;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod rules;

@@ -8,6 +8,7 @@ mod console;
 mod data_folder;
 mod database;
 mod demo;
+mod export;
 mod failure;
 mod http;
 mod logic;
@@ -65,6 +66,9 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Some(Command::ResetAdmin) => runtime.block_on(reset_admin(cli.settings.resolve()?)),
         Some(Command::Backup { to }) => said(runtime.block_on(backup::take(&cli.settings.resolve()?, &to))),
         Some(Command::Restore { from }) => said(runtime.block_on(backup::restore(&from, &cli.settings.resolve()?))),
+        Some(Command::Export { to, wanted }) => {
+            said(runtime.block_on(export::export(&cli.settings.resolve()?, &wanted, &to)))
+        }
         Some(Command::FenceSessions) => said(runtime.block_on(fence_sessions(&cli.settings.resolve()?))),
         None => {
             let options = cli.settings.resolve()?;

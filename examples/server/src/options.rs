@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use iot_core::secret::Secret;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{failure::Failure, retention::Rule};
+use crate::{export::Wanted, failure::Failure, retention::Rule};
 
 /// A complete IoT cloud in one process.
 #[derive(Debug, Parser)]
@@ -33,6 +33,14 @@ pub(crate) enum Command {
         /// The folder that a backup has made
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
+    },
+    /// Write telemetry to a new Parquet file; the server may be running
+    Export {
+        /// The file to make
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        wanted: Box<Wanted>,
     },
     /// Give every session of a PostgreSQL database that was restored by its own tools a new epoch; no server may use it
     FenceSessions,

@@ -4,6 +4,8 @@ mod embedded;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 
+#[cfg(feature = "parquet")]
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -33,9 +35,19 @@ pub(crate) async fn open(options: &Options, folder: &DataFolder) -> Result<Arc<d
     }
 }
 
+/// Opens what it holds now to read it, while a server may use it. `beside` names a folder that can be made for the time.
+#[cfg(feature = "parquet")]
+pub(crate) async fn open_to_read(options: &Options, beside: &Path) -> Result<Arc<dyn Database>, Failure> {
+    match &options.postgres {
+        Some(url) => postgres::open_to_read(url, options.postgres_ca.as_deref()).await,
+        None => embedded::open_copy(&options.data, beside).await,
+    }
+}
+
 /// For servers that were built without it.
 #[cfg(not(feature = "postgres"))]
 pub(crate) mod postgres {
+    #[cfg(not(feature = "parquet"))]
     use std::path::Path;
 
     use iot_core::store::Revision;
@@ -44,6 +56,11 @@ pub(crate) mod postgres {
     use crate::options::DatabaseUrl;
 
     pub(super) async fn open(_: &DatabaseUrl, _: Option<&Path>, _: &DataFolder) -> Result<Arc<dyn Database>, Failure> {
+        Err(missing())
+    }
+
+    #[cfg(feature = "parquet")]
+    pub(super) async fn open_to_read(_: &DatabaseUrl, _: Option<&Path>) -> Result<Arc<dyn Database>, Failure> {
         Err(missing())
     }
 

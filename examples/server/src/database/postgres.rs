@@ -133,6 +133,26 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+#[cfg(feature = "parquet")]
+pub(super) async fn open_to_read(url: &DatabaseUrl, ca: Option<&Path>) -> Result<Arc<dyn Database>, Failure> {
+    let mut settings = settings(url);
+    settings.upgrade = false;
+    Ok(Arc::new(connect(&settings, ca).await?))
+}
+
+/// Beside a server.
+#[cfg(feature = "parquet")]
+#[async_trait]
+impl Database for Postgres {
+    fn stores(&self) -> Stores {
+        Stores::new(self.clone())
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
+    }
+}
+
 async fn claim(postgres: &Postgres) -> Result<Claim, Failure> {
     postgres.claim(&DataFolder::node_id()).await.map_err(|error| match error {
         ClaimError::Taken { .. } => Failure::options("--postgres: another server uses this database; stop it first"),
