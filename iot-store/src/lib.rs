@@ -18,6 +18,7 @@
 //! | `sqlite` | one folder, two files, durable: the embedded default | `sqlite` |
 //! | `chunk` | sealed telemetry: the codec of compressed chunks and of rollups | `chunks` |
 //! | `postgres` | one database, several processes | `postgres`, `postgres-tls` |
+//! | `clickhouse` | telemetry in a ClickHouse server | `clickhouse`, `clickhouse-tls` |
 //! | `parquet` | telemetry as a file that other tools read | `parquet` |
 //! | `blobs` | large things by their SHA-256, in a folder, in memory or in a cloud | `blobs`; `s3`, `gcs`, `azure` |
 //! | [`cache`] | remembers records, never stale: a decorator | |
@@ -29,6 +30,8 @@ pub mod blobs;
 pub mod cache;
 #[cfg(feature = "chunks")]
 pub mod chunk;
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod codec;
 #[cfg(feature = "conformance")]

@@ -105,7 +105,7 @@ pub(crate) fn epochs_after_restore(counter: i64, at: Timestamp) -> i64 {
 }
 
 /// FNV-1a, 64 bits: it detects an edited file, not an attack.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "clickhouse", feature = "postgres", feature = "sqlite"))]
 pub(crate) fn checksum(text: &str) -> String {
     let hash = text
         .bytes()

@@ -210,7 +210,7 @@ impl Writer<'_> {
         if size > 1 {
             self.out.copy_within(at + 1..end, at + size);
         }
-        put_variable_integer(&mut self.out[at..at + size].as_mut(), length);
+        put_variable_integer(&mut &mut self.out[at..at + size], length);
         Ok(())
     }
 }
