@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clickhouse::{Client, Row};
 use iot_core::{
-    id::{Metric, ProductId, TenantId},
+    id::{Metric, NodeId, ProductId, TenantId},
     store::{Form, Maintained, Policies, StoreError},
     time::Timestamp,
 };
@@ -19,13 +19,16 @@ const AWAITED: Duration = Duration::from_secs(7 * 86_400);
 const PRODUCTS: &str =
     "SELECT tenant, product, groupUniqArrayArray(metrics) AS metrics, min(received) AS oldest FROM event
     GROUP BY tenant, product";
-/// What some consumer of its node has not seen.
-const IS_AWAITED: &str = "(node, sequence) IN (
-    SELECT event.node, event.sequence FROM event INNER JOIN (
-        SELECT node, min(reached) AS reached FROM (
-            SELECT node, consumer, max(sequence) AS reached FROM checkpoint GROUP BY node, consumer
-        ) GROUP BY node
-    ) AS slowest ON slowest.node = event.node WHERE event.sequence > slowest.reached)";
+const SLOWEST: &str = "SELECT node, min(reached) FROM (
+        SELECT node, consumer, max(sequence) AS reached FROM checkpoint GROUP BY node, consumer
+    ) GROUP BY node";
+
+/// What maintenance has been done already.
+#[derive(Debug)]
+pub(super) struct Done {
+    day: i64,
+    policies: Policies,
+}
 
 #[derive(Row, Deserialize)]
 struct Product {
@@ -35,31 +38,62 @@ struct Product {
     oldest: i64,
 }
 
-/// Deletes what is over; what a consumer waits for is put aside first.
-pub(super) async fn maintain(client: &Client, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
+/// Deletes what is over; what a consumer waits for is put aside first. `oldest` is the receipt of the oldest report that was
+/// appended since. Since reports are over at the end of a day, there is nothing to do for the rest of it, unless older ones
+/// came; looking for them reads a column of the whole table.
+pub(super) async fn maintain(
+    client: &Client,
+    done: &mut Option<Done>,
+    oldest: i64,
+    now: Timestamp,
+    policies: &Policies,
+) -> Result<Maintained, StoreError> {
+    let awaited = awaited(client, now).await?;
+    delete(client, "awaited", &format!("NOT ({awaited})")).await?;
+    let day = now.as_micros().div_euclid(DAY_MICROS);
+    let is_known = done.as_ref().is_some_and(|done| done.day == day && done.policies == *policies);
+    if is_known && oldest >= day.saturating_mul(DAY_MICROS) {
+        return Ok(Maintained::default());
+    }
     let products: Vec<Product> = client.query(PRODUCTS).fetch_all().await.map_err(unavailable)?;
     let mut over = Vec::new();
     for product in products {
         over.extend(conditions(&product, now, policies)?);
     }
-    let awaited = now.minus(AWAITED).as_micros();
-    delete(client, "awaited", &format!("received < {awaited} OR NOT {IS_AWAITED}")).await?;
-    if over.is_empty() {
-        return Ok(Maintained::default());
-    }
-    let over = over.join(" OR ");
+    let forgotten = match over.is_empty() {
+        true => 0,
+        false => forget(client, &over.join(" OR "), &awaited).await?,
+    };
+    *done = Some(Done { day, policies: policies.clone() });
+    Ok(Maintained { sealed: 0, forgotten })
+}
+
+async fn forget(client: &Client, over: &str, awaited: &str) -> Result<u64, StoreError> {
     let count = format!("SELECT count() FROM event WHERE {over}");
     let forgotten: u64 = client.query_raw(&count).fetch_one().await.map_err(unavailable)?;
     if forgotten > 0 {
         mark(client).await?;
-        let keep = format!(
-            "INSERT INTO awaited ({COLUMNS}) SELECT {COLUMNS} FROM event
-            WHERE ({over}) AND received >= {awaited} AND {IS_AWAITED}"
-        );
+        let keep =
+            format!("INSERT INTO awaited ({COLUMNS}) SELECT {COLUMNS} FROM event WHERE ({over}) AND ({awaited})");
         client.query_raw(&keep).execute().await.map_err(unavailable)?;
-        delete(client, "event", &over).await?;
+        delete(client, "event", over).await?;
     }
-    Ok(Maintained { sealed: 0, forgotten })
+    Ok(forgotten)
+}
+
+/// What some consumer of its node has not seen, and is not too old for that.
+async fn awaited(client: &Client, now: Timestamp) -> Result<String, StoreError> {
+    let slowest: Vec<(String, u64)> = client.query(SLOWEST).fetch_all().await.map_err(unavailable)?;
+    let unseen: Vec<String> = slowest
+        .iter()
+        .filter_map(|(node, reached)| Some((NodeId::parse(node).ok()?, reached)))
+        .map(|(node, reached)| format!("node = '{node}' AND sequence > {reached}"))
+        .collect();
+    let kept = now.minus(AWAITED).as_micros();
+    Ok(match unseen.is_empty() {
+        true => "0".to_owned(),
+        false => format!("received >= {kept} AND ({})", unseen.join(" OR ")),
+    })
 }
 
 async fn delete(client: &Client, table: &str, condition: &str) -> Result<(), StoreError> {

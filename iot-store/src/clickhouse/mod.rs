@@ -37,7 +37,7 @@
 //! - **Repeats** are looked for in the table, among all reports that are kept. Of one report that two nodes append in the same
 //!   moment both may be stored; that takes a device with two connections.
 //! - **Retention**: there are no rollups. A report is forgotten when the longest time of its metrics is over, by the policies of
-//!   that day; whole partitions (weeks of appending) are dropped, what is left over is deleted by a mutation.
+//!   that day; a mutation deletes it, once a day.
 //! - A server must be of version 23.8 or later. Replicated tables, clusters and `Distributed` are not used.
 //!
 //! # What was run
@@ -53,7 +53,14 @@ mod read;
 mod row;
 mod write;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use clickhouse::Client;
@@ -149,7 +156,9 @@ struct Inner {
     client: Client,
     writer: mpsc::Sender<Job>,
     /// Of two calls of [`TelemetryStore::maintain`] at a time one waits.
-    maintenance: Mutex<()>,
+    maintenance: Mutex<Option<maintain::Done>>,
+    /// The receipt of the oldest report that was appended since, in microseconds.
+    oldest: Arc<AtomicI64>,
 }
 
 impl ClickHouse {
@@ -161,6 +170,7 @@ impl ClickHouse {
             .with_database(&settings.database)
             .with_user(&settings.user)
             .with_password(&settings.password)
+            .with_setting("async_insert", "0")
             .with_validation(false);
         let failed = |error: clickhouse::error::Error| OpenError::Unavailable(Box::new(error));
         let found: String = client.query("SELECT version()").fetch_one().await.map_err(failed)?;
@@ -178,8 +188,9 @@ impl ClickHouse {
             return Err(OpenError::Changed);
         }
         let (writer, jobs) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(write::Writer::new(client.clone()).run(jobs, settings.linger));
-        Ok(Self { inner: Arc::new(Inner { client, writer, maintenance: Mutex::new(()) }) })
+        let oldest = Arc::new(AtomicI64::new(i64::MAX));
+        tokio::spawn(write::Writer::new(client.clone(), oldest.clone()).run(jobs, settings.linger));
+        Ok(Self { inner: Arc::new(Inner { client, writer, maintenance: Mutex::default(), oldest }) })
     }
 }
 
@@ -239,8 +250,13 @@ impl TelemetryStore for ClickHouse {
     }
 
     async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
-        let _alone = self.inner.maintenance.lock().await;
-        maintain::maintain(&self.inner.client, now, policies).await
+        let mut done = self.inner.maintenance.lock().await;
+        let oldest = self.inner.oldest.swap(i64::MAX, Ordering::AcqRel);
+        let outcome = maintain::maintain(&self.inner.client, &mut done, oldest, now, policies).await;
+        if outcome.is_err() {
+            self.inner.oldest.fetch_min(oldest, Ordering::AcqRel);
+        }
+        outcome
     }
 
     async fn erase(&self, series: &Series) -> Result<u64, StoreError> {

@@ -79,6 +79,10 @@ impl Stored {
         row
     }
 
+    pub(super) fn received(&self) -> i64 {
+        self.received
+    }
+
     fn push(&mut self, metric: &Metric, value: &Value) {
         let (kind, exact, text) = match value {
             Value::Bool(_) => (BOOL, 0, String::new()),

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -85,11 +88,13 @@ pub(super) struct Writer {
     checkpoints: HashMap<(NodeId, ConsumerId), Sequence>,
     /// Whether the newest values may lack those of events that are there.
     is_behind: bool,
+    /// The receipt of the oldest report that was appended since somebody looked.
+    oldest: Arc<AtomicI64>,
 }
 
 impl Writer {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, sequences: HashMap::new(), checkpoints: HashMap::new(), is_behind: true }
+    pub(super) fn new(client: Client, oldest: Arc<AtomicI64>) -> Self {
+        Self { client, sequences: HashMap::new(), checkpoints: HashMap::new(), is_behind: true, oldest }
     }
 
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, linger: Duration) {
@@ -169,6 +174,8 @@ impl Writer {
             return Ok(());
         }
         self.is_behind = true;
+        // It may be there even if this fails.
+        self.oldest.fetch_min(rows.iter().map(Stored::received).min().unwrap_or(i64::MAX), Ordering::AcqRel);
         let mut insert = self.client.insert::<Stored>("event").await.map_err(unavailable)?;
         for row in rows {
             insert.write(row).await.map_err(unavailable)?;

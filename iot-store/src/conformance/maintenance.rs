@@ -152,6 +152,23 @@ pub async fn the_log_waits_for_its_consumers_for_a_week(store: &Store) {
     assert_eq!(store.after(&node("n"), rest[29].sequence, 100).await.unwrap().len(), 1);
     maintain(store, 30 * DAY).await;
     assert_eq!(ints(store, &s).await.len(), 51, "what was dropped from the log is there");
+
+    // What is forgotten waits as well.
+    let received = |n: i64| Event { received: time(40 * DAY), ..sample(&s, time(n), "short", Value::Int(n)) };
+    let given = append(store, &(0..10).map(received).collect::<Vec<_>>()).await;
+    store.advance(&node("n"), &consumer, given[3].unwrap()).await.unwrap();
+    let of_short = Range { series: s.clone(), metric: Some(metric("short")), from: time(0), until: time(DAY) };
+    for (days, left) in [(41, 10), (42, 0), (46, 0)] {
+        let _ = store.maintain(time(days * DAY), &kept(1, 1, 1, 1)).await.unwrap();
+        assert_eq!(store.range(&of_short, false, None, 100).await.unwrap().items.len(), left);
+        let unseen = store.after(&node("n"), given[3].unwrap(), 100).await.unwrap();
+        assert_eq!(unseen.iter().map(|stored| Some(stored.sequence)).collect::<Vec<_>>(), given[4..]);
+    }
+    store.advance(&node("n"), &consumer, given[7].unwrap()).await.unwrap();
+    let _ = store.maintain(time(46 * DAY), &kept(1, 1, 1, 1)).await.unwrap();
+    assert_eq!(store.after(&node("n"), given[7].unwrap(), 100).await.unwrap().len(), 2);
+    let _ = store.maintain(time(48 * DAY), &kept(1, 1, 1, 1)).await.unwrap();
+    assert_eq!(store.after(&node("n"), given[3].unwrap(), 100).await.unwrap(), []);
 }
 
 /// Whether or not it is sealed by then is the backend's own affair.
