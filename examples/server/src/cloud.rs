@@ -19,6 +19,7 @@ use iot_conn::{
     bus::InProcess,
     node::{Append, Hinting, Node},
     push::webhook::{Client, WebhookLimits, Webhooks, native_roots},
+    transport::ServerCertificate,
     twin::{self, Twins},
 };
 use iot_core::{
@@ -53,6 +54,9 @@ use crate::{
     telemetry, tls,
 };
 
+/// How often the server's certificate is looked at.
+const RENEWED_EVERY: Duration = Duration::from_secs(12 * 3_600);
+
 /// Everything that survives the process: the folder, its keys, its stores.
 struct Kept {
     folder: DataFolder,
@@ -78,13 +82,44 @@ impl Kept {
 
     async fn auth(&self, options: &Options) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
         let failed = |error: SetupError| Failure::of("--data: ", &error);
-        let now = self.clock.timestamp();
-        let ca = DeviceCa::open_or_create(self.folder.path(), &*self.keys, now).await.map_err(failed)?;
-        let identity =
-            ca.server_identity(self.folder.path(), &*self.keys, &options.names, now).await.map_err(failed)?;
+        let (ca, identity) = identity(&self.folder, &self.keys, &options.names, &self.clock).await.map_err(failed)?;
         let auth = Auth::new(&self.stores, self.keys.clone() as Arc<dyn KeyRing>, ca, self.clock.clone());
         let mailer = mail::mailer(options, &self.folder, self.clock.clone())?;
         Ok((Arc::new(auth.with_accounts(AccountOptions::default(), mailer)), identity))
+    }
+}
+
+/// The authority and the server's certificate in the folder; a new one if that ends soon.
+async fn identity(
+    folder: &DataFolder,
+    keys: &FileKeyRing,
+    names: &[String],
+    clock: &Arc<dyn Clock>,
+) -> Result<(DeviceCa, ServerIdentity), SetupError> {
+    let now = clock.timestamp();
+    let ca = DeviceCa::open_or_create(folder.path(), keys, now).await?;
+    let identity = ca.server_identity(folder.path(), keys, names, now).await?;
+    Ok((ca, identity))
+}
+
+/// A server that runs for long has a new certificate before the old one ends.
+async fn renew(
+    folder: DataFolder,
+    keys: Arc<FileKeyRing>,
+    names: Vec<String>,
+    clock: Arc<dyn Clock>,
+    certificate: Arc<ServerCertificate>,
+) {
+    let mut tick = tokio::time::interval(RENEWED_EVERY);
+    loop {
+        tick.tick().await;
+        let renewed = match identity(&folder, &keys, &names, &clock).await {
+            Ok((_, identity)) => tls::replace(&certificate, &identity),
+            Err(error) => Err(Failure::of("", &error)),
+        };
+        if let Err(error) = renewed {
+            tracing::error!(%error, "the server's certificate cannot be renewed");
+        }
     }
 }
 
@@ -104,8 +139,9 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let recorder = observability::metrics()?;
     let kept = Kept::open(&options).await?;
     let (auth, identity) = kept.auth(&options).await?;
-    let mqtt_tls = tls::mqtt(&identity, auth.ca_pem())?;
-    let https_tls = tls::http(&identity)?;
+    let certificate = tls::certificate(&identity)?;
+    let mqtt_tls = tls::mqtt(&certificate, auth.ca_pem())?;
+    let https_tls = tls::http(&certificate)?;
     let password = auth.first_start().await.map_err(|error| Failure::of("--data: ", &error))?;
 
     let address = options.public_url.clone().unwrap_or_else(|| sockets.http_address());
@@ -185,6 +221,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let telemetry = kept.stores.telemetry.clone();
     let maintenance =
         tokio::spawn(telemetry::maintain(telemetry, retention::policies(&options.retain), kept.clock.clone()));
+    let renewal = renew(kept.folder.clone(), kept.keys.clone(), options.names.clone(), kept.clock.clone(), certificate);
+    let renewal = tokio::spawn(renewal);
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.blobs.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();
@@ -196,6 +234,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     upkeep.abort();
     pulse.abort();
     sweeper.abort();
+    renewal.abort();
     maintenance.abort();
     kept.database.close().await;
     ended.and(drained)

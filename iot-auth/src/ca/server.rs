@@ -25,6 +25,8 @@ pub struct ServerIdentity {
     pub key_pem: Secret,
     /// Its end.
     pub not_after: Timestamp,
+    /// The DNS names and IP addresses that it is for.
+    pub names: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,12 +46,13 @@ impl DeviceCa {
         let not_after = now.plus(SERVER_VALIDITY).min(self.not_after);
         let (_, serial) = new_serial().map_err(SetupError::crypto)?;
         let mut params = params(now, not_after, &serial);
-        let all: Vec<_> = all_names(names).into_iter().collect();
+        let names = all_names(names);
+        let all: Vec<_> = names.iter().cloned().collect();
         params.subject_alt_names = CertificateParams::new(all).map_err(SetupError::crypto)?.subject_alt_names;
         params.distinguished_name = common_name("IoT cloud");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate_pem = self.sign(&params, &key)?;
-        Ok(ServerIdentity { certificate_pem, key_pem: Secret::new(key.serialize_pem()), not_after })
+        Ok(ServerIdentity { certificate_pem, key_pem: Secret::new(key.serialize_pem()), not_after, names })
     }
 
     /// The server's identity that is kept in a data folder; a new one if there is none, it ends within
@@ -67,15 +70,15 @@ impl DeviceCa {
             let kept: SealedServer = serde_json::from_str(text.expose()).map_err(|e| SetupError::broken(&path, &e))?;
             let fits = kept.format == FORMAT && kept.ca_pem == self.certificate_pem && kept.names == all_names(names);
             if fits && kept.not_after.since(now) >= SERVER_RENEWAL {
-                let SealedServer { certificate_pem, key_pem, not_after, .. } = kept;
-                return Ok(ServerIdentity { certificate_pem, key_pem: Secret::new(key_pem), not_after });
+                let SealedServer { certificate_pem, key_pem, not_after, names, .. } = kept;
+                return Ok(ServerIdentity { certificate_pem, key_pem: Secret::new(key_pem), not_after, names });
             }
         }
         let identity = self.issue_server(names, now)?;
         let kept = SealedServer {
             format: FORMAT,
             ca_pem: self.certificate_pem.clone(),
-            names: all_names(names),
+            names: identity.names.clone(),
             key_pem: identity.key_pem.expose().to_owned(),
             certificate_pem: identity.certificate_pem.clone(),
             not_after: identity.not_after,

@@ -4,24 +4,35 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::{Listener, Peer, Stream, websocket::WebSocket};
+use super::{
+    Listener, Peer, Stream,
+    hello::{Refused, hello},
+    websocket::WebSocket,
+};
 
 /// How much the acceptor takes on.
 #[derive(Debug, Clone)]
 pub struct AcceptorLimits {
     /// The most connections of the node; a further one is closed at once and counted.
     pub connections_max: usize,
-    /// The most handshakes at the same time; the others wait, within `handshake_timeout`.
+    /// The most TLS handshakes at the same time, from a client's first message on; the others wait, within
+    /// `handshake_timeout`.
     pub handshakes_max: usize,
+    /// From the TCP connection to the whole of the client's first message of TLS.
+    pub hello_timeout: Duration,
     /// From the TCP connection to the first byte of MQTT.
     pub handshake_timeout: Duration,
 }
 
 impl Default for AcceptorLimits {
     fn default() -> Self {
-        Self { connections_max: 19_500, handshakes_max: 256, handshake_timeout: Duration::from_secs(10) }
+        Self {
+            connections_max: 19_500,
+            handshakes_max: 256,
+            hello_timeout: Duration::from_secs(2),
+            handshake_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -77,8 +88,8 @@ impl Acceptor {
                 let handshake = acceptor.handshake(&listener, tcp, address);
                 match tokio::time::timeout(acceptor.limits.handshake_timeout, Box::pin(handshake)).await {
                     Ok(Ok((stream, peer))) => serve(stream, peer, permit).await,
-                    Ok(Err(error)) => refuse(&listener, address, "handshake", &error),
-                    Err(_) => refuse(&listener, address, "handshake_timeout", &io::ErrorKind::TimedOut.into()),
+                    Ok(Err(refused)) => refuse(&listener, address, refused.code(), &refused),
+                    Err(_) => refuse(&listener, address, "handshake_timeout", &Refused::Silent),
                 }
             });
         }
@@ -89,7 +100,12 @@ impl Acceptor {
         let _all = self.connections.acquire_many(connections_max).await;
     }
 
-    async fn handshake(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> io::Result<(Stream, Peer)> {
+    async fn handshake(
+        &self,
+        listener: &Listener,
+        tcp: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(Stream, Peer), Refused> {
         tcp.set_nodelay(true)?;
         let mut peer = Peer {
             address,
@@ -105,8 +121,10 @@ impl Acceptor {
             };
             return Ok((stream, peer));
         };
+        let start = hello(tcp, config, self.limits.hello_timeout).await?;
         let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
-        let tls = TlsAcceptor::from(config.clone()).accept(tcp).await?;
+        metrics::counter!("iot_tls_handshakes_begun_total").increment(1);
+        let tls = start.into_stream(config.clone()).await?;
         drop(permit);
         let connection = tls.get_ref().1;
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
@@ -121,9 +139,9 @@ impl Acceptor {
     }
 }
 
-fn refuse(listener: &Listener, peer: SocketAddr, reason: &'static str, error: &io::Error) {
+fn refuse(listener: &Listener, peer: SocketAddr, reason: &'static str, why: &Refused) {
     metrics::counter!("iot_connects_refused_total", "reason" => reason).increment(1);
-    tracing::debug!(listener = listener.name, %peer, %error, "a handshake failed");
+    tracing::debug!(listener = listener.name, %peer, reason, %why, "a handshake failed");
 }
 
 /// Without file descriptors every accept fails at once: a pause lets connections end.

@@ -1,6 +1,8 @@
 //! Listeners: TCP, TLS, WebSocket. They accept, shake hands and hand a stream with its peer to the node.
 
 mod acceptor;
+mod certificate;
+mod hello;
 mod stream;
 mod websocket;
 
@@ -8,6 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::AcceptorLimits;
+pub use certificate::ServerCertificate;
 pub use stream::Stream;
 
 /// Where and how to listen.
@@ -17,7 +20,9 @@ pub struct Listener {
     pub name: &'static str,
     /// Port 0 picks a free one.
     pub address: SocketAddr,
-    /// TLS, if any. A client certificate, where the configuration asks for one, is verified by it.
+    /// TLS, if any. A client certificate, where the configuration asks for one, is verified by it. A client that offers
+    /// protocols (ALPN) none of which is the configuration's, or a server name that its resolver has no certificate for, is refused
+    /// before anything is computed with keys.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// WebSocket (RFC 6455) with subprotocol `mqtt` on path `/mqtt`, instead of plain MQTT.
     pub websocket: bool,

@@ -1,0 +1,165 @@
+//! Attacks on the way in: clients that are silent, slow, or ask for what is not here. Numbers as in the list of attacks.
+#![allow(clippy::unwrap_used, reason = "a journey ends where something is not as it should be")]
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use iot_conn::transport::ServerCertificate;
+use iot_tests::{
+    cloud::Cloud,
+    http::Api,
+    unit::{Unit, tls_without_certificate},
+    wait::until,
+};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig, ServerConnection,
+    crypto::aws_lc_rs,
+    pki_types::{PrivateKeyDer, ServerName},
+    sign::CertifiedKey,
+};
+
+/// The server's, by default.
+const HANDSHAKES_MAX: usize = 256;
+const SILENT: usize = 400;
+const ATTEMPTS: usize = 5;
+const WITHIN: Duration = Duration::from_secs(20);
+
+fn count(api: &Api, metric: &str) -> u64 {
+    let page = api.get("/metrics").text;
+    let line = page.lines().find(|line| line.strip_prefix(metric).is_some_and(|rest| rest.starts_with(' ')));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+/// How a handshake for this name with this configuration ends.
+fn shake(address: SocketAddr, config: &Arc<ClientConfig>, name: &'static str) -> Result<(), Error> {
+    let mut tls = ClientConnection::new(config.clone(), ServerName::try_from(name).unwrap()).unwrap();
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(WITHIN)).unwrap();
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut tcp).unwrap();
+        }
+        if tls.is_handshaking() && tls.read_tls(&mut tcp).unwrap() == 0 {
+            panic!("the connection was closed without a word");
+        }
+        tls.process_new_packets()?;
+    }
+    Ok(())
+}
+
+/// Whether the server has closed it.
+fn is_closed(client: &mut TcpStream) -> bool {
+    match client.read(&mut [0; 64]) {
+        Ok(0) => true,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// HS-16: clients that say nothing, or only the beginning of something, hold up nobody, and are gone in time.
+#[test]
+fn silent_clients_keep_nobody_out() {
+    let cloud = Cloud::start(&[]);
+    let unit = Unit::several(&cloud, "lamp", &["a"]).remove(0);
+    let address = cloud.address("mqtts");
+    // On a machine that is too slow they may be gone before the honest one comes: then it says nothing, and is done again.
+    let were_there = (0..ATTEMPTS).any(|_| {
+        let mut silent: Vec<_> = (0..SILENT).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for half in silent.iter_mut().step_by(2) {
+            // A record of a handshake that never comes.
+            half.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).unwrap();
+        }
+        unit.online(&cloud).disconnect();
+        for client in &silent {
+            client.set_nonblocking(true).unwrap();
+        }
+        let open = silent.iter_mut().map(is_closed).filter(|closed| !closed).count();
+        until("the silent ones to be gone", WITHIN, || silent.iter_mut().all(is_closed).then_some(()));
+        open > HANDSHAKES_MAX
+    });
+    assert!(were_there, "an honest client is served only when silent ones are gone");
+    unit.online(&cloud).disconnect();
+}
+
+/// HS-17: who asks for another server or another protocol is told so, and costs no computation with keys.
+#[test]
+fn who_asks_for_another_server_or_protocol_is_refused_before_any_key_is_used() {
+    let cloud = Cloud::start(&[]);
+    let ca = std::fs::read_to_string(cloud.ca()).unwrap();
+    let plain = tls_without_certificate(&ca);
+    let offering = |protocols: &[&str]| {
+        let mut config = ClientConfig::clone(&plain);
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    };
+    let (mqtts, wss) = (cloud.address("mqtts"), cloud.address("wss"));
+    for (address, protocol) in [(mqtts, "mqtt"), (wss, "http/1.1")] {
+        shake(address, &plain, "localhost").unwrap();
+        shake(address, &plain, "LOCALHOST").unwrap();
+        // An address is not named in the handshake.
+        shake(address, &plain, "127.0.0.1").unwrap();
+        shake(address, &offering(&["other", protocol]), "localhost").unwrap();
+    }
+    let admin = cloud.admin();
+    let begun = count(&admin, "iot_tls_handshakes_begun_total");
+    assert!(begun >= 8, "{begun}");
+    for _ in 0..50 {
+        for address in [mqtts, wss] {
+            let other = shake(address, &plain, "other.example").unwrap_err();
+            assert_eq!(other, Error::AlertReceived(AlertDescription::UnrecognisedName));
+            let other = shake(address, &offering(&["h2", "x"]), "localhost").unwrap_err();
+            assert_eq!(other, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+        }
+    }
+    assert_eq!(count(&admin, "iot_tls_handshakes_begun_total"), begun);
+    assert_eq!(count(&admin, "iot_connects_refused_total{reason=\"server_name\"}"), 100);
+    assert_eq!(count(&admin, "iot_connects_refused_total{reason=\"protocol\"}"), 100);
+}
+
+/// What a client is shown that asks for this name, and trusts these two.
+fn shown(config: &Arc<ServerConfig>, roots: &RootCertStore, name: &'static str) -> Result<Vec<u8>, Error> {
+    let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let client = client.with_safe_default_protocol_versions()?.with_root_certificates(roots.clone());
+    let mut client = ClientConnection::new(Arc::new(client.with_no_client_auth()), name.try_into().unwrap())?;
+    let mut server = ServerConnection::new(config.clone())?;
+    while client.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut &bytes[..]).unwrap();
+        server.process_new_packets()?;
+        bytes.clear();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut &bytes[..]).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok(client.peer_certificates().unwrap()[0].to_vec())
+}
+
+#[test]
+fn a_certificate_is_replaced_while_its_listeners_run() {
+    let made = |name: &str| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let chain = vec![made.cert.der().clone()];
+        (chain[0].to_vec(), Arc::new(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).unwrap()))
+    };
+    let ((first, first_key), (second, second_key)) = (made("one.example"), made("two.example"));
+    let mut roots = RootCertStore::empty();
+    for certificate in [&first, &second] {
+        roots.add(certificate.clone().into()).unwrap();
+    }
+    let certificate = Arc::new(ServerCertificate::new(["One.Example"], first_key));
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = Arc::new(config.with_cert_resolver(certificate.clone()));
+    assert_eq!(shown(&config, &roots, "one.example").unwrap(), first);
+    assert!(shown(&config, &roots, "two.example").is_err());
+    certificate.replace(["two.example"], second_key);
+    assert_eq!(shown(&config, &roots, "two.example").unwrap(), second);
+    assert!(shown(&config, &roots, "one.example").is_err());
+}
