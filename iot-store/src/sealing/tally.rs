@@ -149,6 +149,8 @@ impl Tally {
 
     /// The buckets that were asked for are all before a time.
     pub(crate) fn is_complete_before(&self, at: i64) -> bool {
-        self.limit.checked_sub(1).and_then(|last| self.sums.keys().nth(last)).is_some_and(|last| *last < self.start(at))
+        // Asked of each chunk: the keys are walked only when there are enough of them.
+        let last = self.limit.checked_sub(1).filter(|_| self.sums.len() >= self.limit);
+        last.and_then(|last| self.sums.keys().nth(last)).is_some_and(|last| *last < self.start(at))
     }
 }
