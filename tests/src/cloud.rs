@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Output},
     time::Duration,
 };
 
@@ -41,6 +41,16 @@ pub struct Run {
 /// `iot-server` with these arguments, in `folder`, without the settings of whoever runs the tests.
 pub fn command(folder: &Path, args: &[&str]) -> Command {
     prepared(Command::new(program("iot-server", "IOT_SERVER_BIN")), folder, args)
+}
+
+/// What a program of ours prints when it refuses: one line that has `says` in it, and nothing else.
+#[track_caller]
+pub fn refused(output: &Output, code: i32, says: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("iot-server: ") && stderr.contains(says), "{says:?} is not in: {stderr}");
+    assert!(output.stdout.is_empty(), "{output:?}");
 }
 
 fn prepared(mut command: Command, folder: &Path, args: &[&str]) -> Command {

@@ -16,7 +16,7 @@ use std::{
 use iot_core::time::Timestamp;
 use iot_ota::release::{FORMAT, Hardware, Image, Manifest, SignedRelease, SigningKey, Trust, Version};
 use iot_tests::{
-    cloud::{Cloud, command},
+    cloud::{Cloud, command, refused},
     http::Api,
     person::Person,
     process::{Process, program},
@@ -98,15 +98,6 @@ fn done(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, says: &str) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.starts_with("iot-server: ") && stderr.contains(says), "{says:?} is not in: {stderr}");
-    assert!(output.stdout.is_empty(), "{output:?}");
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -4,14 +4,11 @@
 #[path = "../../iot-store/tests/cluster/server.rs"]
 mod server;
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+use std::{path::Path, process::Command};
 
 use iot_conn::mqtt::{QoS, client::Publication};
 use iot_tests::{
-    cloud::{Cloud, command},
+    cloud::{Cloud, command, refused},
     unit::Unit,
 };
 use serde_json::{Value, json};
@@ -28,13 +25,6 @@ fn ask(file: &Path, query: &str) -> Value {
     let output = Command::new("python3").args(["-c", QUERY, query]).arg(file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-#[track_caller]
-fn refused(output: &Output, says: &str) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(stderr.lines().count() == 1 && stderr.contains(says), "{says:?} is not in: {stderr}");
 }
 
 fn leaves_as_a_file(settings: &[&str]) {
@@ -70,9 +60,9 @@ fn leaves_as_a_file(settings: &[&str]) {
     let part =
         ["--to", "part", "--device", "f0", "--from", "2026-05-28T20:26:40.010Z", "--until", "2026-05-28T20:26:40.020Z"];
     assert_eq!(done(&part), "part: 10 reports, 20 values\n");
-    refused(&run(&["--to", "part"]), "--to part: File exists");
-    refused(&run(&["--to", "x", "--from", "yesterday"]), "'yesterday' is not a time");
-    refused(&run(&["--to", "nowhere/x"]), "--to nowhere/x");
+    refused(&run(&["--to", "part"]), 2, "--to part: File exists");
+    refused(&run(&["--to", "x", "--from", "yesterday"]), 2, "'yesterday' is not a time");
+    refused(&run(&["--to", "nowhere/x"]), 2, "--to nowhere/x");
     let mut left: Vec<_> = std::fs::read_dir(cloud.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["all.parquet", "iot-data", "lamps", "part"]);
@@ -83,7 +73,7 @@ fn telemetry_leaves_as_a_file() {
     leaves_as_a_file(&[]);
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path(), &["export", "--to", "x"]).output().unwrap();
-    refused(&output, "holds no store");
+    refused(&output, 2, "holds no store");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

@@ -82,39 +82,21 @@ impl Kept {
 
     async fn auth(&self, options: &Options) -> Result<(Arc<Auth>, ServerIdentity), Failure> {
         let failed = |error: SetupError| Failure::of("--data: ", &error);
-        let (ca, identity) = identity(&self.folder, &self.keys, &options.names, &self.clock).await.map_err(failed)?;
+        let now = self.clock.timestamp();
+        let ca = DeviceCa::open_or_create(self.folder.path(), &*self.keys, now).await.map_err(failed)?;
         let auth = Auth::new(&self.stores, self.keys.clone() as Arc<dyn KeyRing>, ca, self.clock.clone());
+        let identity = auth.server_identity(self.folder.path(), &options.names).await.map_err(failed)?;
         let mailer = mail::mailer(options, &self.folder, self.clock.clone())?;
         Ok((Arc::new(auth.with_accounts(AccountOptions::default(), mailer)), identity))
     }
 }
 
-/// The authority and the server's certificate in the folder; a new one if that ends soon.
-async fn identity(
-    folder: &DataFolder,
-    keys: &FileKeyRing,
-    names: &[String],
-    clock: &Arc<dyn Clock>,
-) -> Result<(DeviceCa, ServerIdentity), SetupError> {
-    let now = clock.timestamp();
-    let ca = DeviceCa::open_or_create(folder.path(), keys, now).await?;
-    let identity = ca.server_identity(folder.path(), keys, names, now).await?;
-    Ok((ca, identity))
-}
-
 /// A server that runs for long has a new certificate before the old one ends.
-async fn renew(
-    folder: DataFolder,
-    keys: Arc<FileKeyRing>,
-    names: Vec<String>,
-    clock: Arc<dyn Clock>,
-    certificate: Arc<ServerCertificate>,
-) {
-    let mut tick = tokio::time::interval(RENEWED_EVERY);
+async fn renew(auth: Arc<Auth>, folder: DataFolder, names: Vec<String>, certificate: Arc<ServerCertificate>) {
     loop {
-        tick.tick().await;
-        let renewed = match identity(&folder, &keys, &names, &clock).await {
-            Ok((_, identity)) => tls::replace(&certificate, &identity),
+        tokio::time::sleep(RENEWED_EVERY).await;
+        let renewed = match auth.server_identity(folder.path(), &names).await {
+            Ok(identity) => tls::replace(&certificate, &identity),
             Err(error) => Err(Failure::of("", &error)),
         };
         if let Err(error) = renewed {
@@ -221,8 +203,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let telemetry = kept.stores.telemetry.clone();
     let maintenance =
         tokio::spawn(telemetry::maintain(telemetry, retention::policies(&options.retain), kept.clock.clone()));
-    let renewal = renew(kept.folder.clone(), kept.keys.clone(), options.names.clone(), kept.clock.clone(), certificate);
-    let renewal = tokio::spawn(renewal);
+    let renewal = tokio::spawn(renew(auth.clone(), kept.folder.clone(), options.names.clone(), certificate));
     let sweeper = tokio::spawn(sweep(kept.stores.meta.clone(), kept.blobs.clone(), auth.clone(), kept.clock.clone()));
     ready.store(true, Ordering::Release);
     Banner { folder: &kept.folder, addresses: banner_addresses, password, demo: options.demo }.print();

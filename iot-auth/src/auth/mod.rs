@@ -5,6 +5,7 @@ mod standing;
 
 use std::{
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use iot_core::{
 pub(crate) use self::authenticate::same_code;
 use crate::{
     account::{AccountOptions, Accounts},
-    ca::DeviceCa,
+    ca::{DeviceCa, ServerIdentity},
     files::SetupError,
 };
 
@@ -127,6 +128,12 @@ impl Auth {
     /// The certificate that devices and applications pin, PEM.
     pub fn ca_pem(&self) -> &str {
         self.ca.certificate_pem()
+    }
+
+    /// The server's identity in a data folder, by this authority; a new one if that ends soon. See
+    /// [`DeviceCa::server_identity`].
+    pub async fn server_identity(&self, folder: &Path, names: &[String]) -> Result<ServerIdentity, SetupError> {
+        self.ca.server_identity(folder, &*self.keys, names, self.clock.timestamp()).await
     }
 
     /// The records that it reads and writes.

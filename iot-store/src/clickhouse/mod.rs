@@ -36,6 +36,7 @@
 //! - **Sequences** of a node are counted by the process that appends for it: each node is one process, as everywhere.
 //! - **Repeats** are looked for in the table, among all reports that are kept. Of one report that two nodes append in the same
 //!   moment both may be stored; that takes a device with two connections.
+//! - **Erasing** a series is a mutation, during which nothing is appended.
 //! - **Retention**: there are no rollups. A report is forgotten when the longest time of its metrics is over, by the policies of
 //!   that day; a mutation deletes it, once a day.
 //! - A server must be of version 23.8 or later. Replicated tables, clusters and `Distributed` are not used.
@@ -73,7 +74,10 @@ use iot_core::{
     },
     time::Timestamp,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
 
 use self::write::Job;
 use crate::rules::checksum;
@@ -83,6 +87,10 @@ const BACKEND: &str = "clickhouse";
 const LAYOUT: &str = include_str!("layout.sql");
 /// The oldest server: with durable inserts, and still cared for when this was written.
 const VERSION_MIN: (u32, u32) = (23, 8);
+/// How long a server has to answer; then a write may or may not have happened.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long it has to delete, for which it rewrites what lies beside that.
+const DELETED_WITHIN: Duration = Duration::from_secs(3_600);
 /// How many calls may wait for the writer; more wait for their place.
 const WAITING_MAX: usize = 1_024;
 
@@ -164,34 +172,43 @@ struct Inner {
 impl ClickHouse {
     /// Opens a database and makes its tables if they are not there. Needs a tokio runtime, here and later.
     pub async fn open(settings: &ClickHouseSettings) -> Result<Self, OpenError> {
-        // The rows are checked by the layout's checksum, once, in place of by each answer's header.
-        let client = Client::default()
-            .with_url(&settings.url)
-            .with_database(&settings.database)
-            .with_user(&settings.user)
-            .with_password(&settings.password)
-            .with_setting("async_insert", "0")
-            .with_validation(false);
-        let failed = |error: clickhouse::error::Error| OpenError::Unavailable(Box::new(error));
-        let found: String = client.query("SELECT version()").fetch_one().await.map_err(failed)?;
-        if !is_new_enough(&found) {
-            return Err(OpenError::TooOld { found });
-        }
-        for statement in LAYOUT.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
-            client.query(statement).execute().await.map_err(failed)?;
-        }
-        let wanted = checksum(LAYOUT);
-        let known: Vec<String> = client.query("SELECT checksum FROM layout").fetch_all().await.map_err(failed)?;
-        if known.is_empty() {
-            client.query("INSERT INTO layout VALUES (?)").bind(&wanted).execute().await.map_err(failed)?;
-        } else if known.iter().any(|known| *known != wanted) {
-            return Err(OpenError::Changed);
-        }
+        let client = match timeout(ANSWER_WITHIN, prepare(settings)).await {
+            Ok(prepared) => prepared?,
+            Err(late) => return Err(OpenError::Unavailable(Box::new(late))),
+        };
         let (writer, jobs) = mpsc::channel(WAITING_MAX);
         let oldest = Arc::new(AtomicI64::new(i64::MAX));
         tokio::spawn(write::Writer::new(client.clone(), oldest.clone()).run(jobs, settings.linger));
         Ok(Self { inner: Arc::new(Inner { client, writer, maintenance: Mutex::default(), oldest }) })
     }
+}
+
+/// Looks at the server, and makes the tables if they are not there.
+async fn prepare(settings: &ClickHouseSettings) -> Result<Client, OpenError> {
+    // The rows are checked by the layout's checksum, once, in place of by each answer's header.
+    let client = Client::default()
+        .with_url(&settings.url)
+        .with_database(&settings.database)
+        .with_user(&settings.user)
+        .with_password(&settings.password)
+        .with_setting("async_insert", "0")
+        .with_validation(false);
+    let failed = |error: clickhouse::error::Error| OpenError::Unavailable(Box::new(error));
+    let found: String = client.query("SELECT version()").fetch_one().await.map_err(failed)?;
+    if !is_new_enough(&found) {
+        return Err(OpenError::TooOld { found });
+    }
+    for statement in LAYOUT.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+        client.query(statement).execute().await.map_err(failed)?;
+    }
+    let wanted = checksum(LAYOUT);
+    let known: Vec<String> = client.query("SELECT checksum FROM layout").fetch_all().await.map_err(failed)?;
+    if known.is_empty() {
+        client.query("INSERT INTO layout VALUES (?)").bind(&wanted).execute().await.map_err(failed)?;
+    } else if known.iter().any(|known| *known != wanted) {
+        return Err(OpenError::Changed);
+    }
+    Ok(client)
 }
 
 impl fmt::Debug for ClickHouse {
@@ -203,6 +220,12 @@ impl fmt::Debug for ClickHouse {
 fn is_new_enough(version: &str) -> bool {
     let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
     numbers.next().zip(numbers.next()).is_some_and(|version| version >= VERSION_MIN)
+}
+
+/// A server that says nothing holds up nobody for ever.
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |late| Err(StoreError::Unavailable { backend: BACKEND, source: Box::new(late) });
+    timeout(limit, call).await.unwrap_or_else(late)
 }
 
 /// What was asked for may have happened.
@@ -228,11 +251,11 @@ impl TelemetryStore for ClickHouse {
     }
 
     async fn after(&self, node: &NodeId, after: Sequence, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        read::after(&self.inner.client, node, after, limit).await
+        within(ANSWER_WITHIN, read::after(&self.inner.client, node, after, limit)).await
     }
 
     async fn latest(&self, series: &Series) -> Result<Vec<LatestValue>, StoreError> {
-        read::latest(&self.inner.client, series).await
+        within(ANSWER_WITHIN, read::latest(&self.inner.client, series)).await
     }
 
     async fn range(
@@ -242,17 +265,18 @@ impl TelemetryStore for ClickHouse {
         cursor: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page<StoredEvent>, StoreError> {
-        read::range(&self.inner.client, range, newest_first, cursor, limit).await
+        within(ANSWER_WITHIN, read::range(&self.inner.client, range, newest_first, cursor, limit)).await
     }
 
     async fn aggregate(&self, aggregate: &Aggregate, limit: u32) -> Result<Vec<Bucket>, StoreError> {
-        read::aggregate(&self.inner.client, aggregate, limit).await
+        within(ANSWER_WITHIN, read::aggregate(&self.inner.client, aggregate, limit)).await
     }
 
     async fn maintain(&self, now: Timestamp, policies: &Policies) -> Result<Maintained, StoreError> {
         let mut done = self.inner.maintenance.lock().await;
         let oldest = self.inner.oldest.swap(i64::MAX, Ordering::AcqRel);
-        let outcome = maintain::maintain(&self.inner.client, &mut done, oldest, now, policies).await;
+        let maintain = maintain::maintain(&self.inner.client, &mut done, oldest, now, policies);
+        let outcome = within(DELETED_WITHIN, maintain).await;
         if outcome.is_err() {
             self.inner.oldest.fetch_min(oldest, Ordering::AcqRel);
         }
@@ -264,7 +288,7 @@ impl TelemetryStore for ClickHouse {
     }
 
     async fn usage(&self) -> Result<Usage, StoreError> {
-        read::usage(&self.inner.client).await
+        within(ANSWER_WITHIN, read::usage(&self.inner.client)).await
     }
 
     async fn checkpoint(&self, node: &NodeId, consumer: &ConsumerId) -> Result<Sequence, StoreError> {

@@ -22,19 +22,21 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BACKEND, ClickHouse, row::Stored, unavailable};
+use super::{ANSWER_WITHIN, BACKEND, ClickHouse, DELETED_WITHIN, row::Stored, unavailable, within};
 
 /// So many events, and one call more, are written at once: far below the rows of a block.
 const EVENTS_MAX: usize = 20_000;
 /// About how many characters a list in a statement has: a server takes 256 KiB.
 const LIST_BYTES_MAX: usize = 100_000;
 
-/// The newest values of events again: a crash may have come between an event and them.
+/// The newest values of what a node has appended last, again: a failure may have come between an event and them. Nothing is
+/// appended after a failure before this, so that it is in the last insert.
 const FOLD: &str = "INSERT INTO newest SELECT tenant, device, epoch, metric,
         argMaxState(tuple(at, kind, number, exact, text), tuple(at, sequence, place)) AS newest
     FROM event ARRAY JOIN metrics AS metric, kinds AS kind, numbers AS number, exacts AS exact, texts AS text,
         arrayEnumerate(metrics) AS place
-    WHERE report = 0 AND appended >= now() - INTERVAL 1 DAY GROUP BY tenant, device, epoch, metric";
+    WHERE report = 0 AND node = ? AND appended >= (SELECT max(appended) FROM event WHERE node = ?) - INTERVAL 1 MINUTE
+    GROUP BY tenant, device, epoch, metric";
 const HIGHEST: &str = "SELECT greatest((SELECT max(sequence) FROM event WHERE node = ?),
     (SELECT max(sequence) FROM awaited WHERE node = ?), (SELECT max(sequence) FROM mark WHERE node = ?))";
 const MARK_ALL: &str = "INSERT INTO mark SELECT node, max(sequence) FROM event GROUP BY node";
@@ -86,15 +88,15 @@ pub(super) struct Writer {
     /// The last that was given.
     sequences: HashMap<NodeId, u64>,
     checkpoints: HashMap<(NodeId, ConsumerId), Sequence>,
-    /// Whether the newest values may lack those of events that are there.
-    is_behind: bool,
+    /// The nodes of whose events the newest values lack none.
+    complete: HashSet<NodeId>,
     /// The receipt of the oldest report that was appended since somebody looked.
     oldest: Arc<AtomicI64>,
 }
 
 impl Writer {
     pub(super) fn new(client: Client, oldest: Arc<AtomicI64>) -> Self {
-        Self { client, sequences: HashMap::new(), checkpoints: HashMap::new(), is_behind: true, oldest }
+        Self { client, sequences: HashMap::new(), checkpoints: HashMap::new(), complete: HashSet::new(), oldest }
     }
 
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, linger: Duration) {
@@ -122,9 +124,12 @@ impl Writer {
                 self.append(appends).await;
             }
             match other {
-                Some(Job::Erase { series, answer }) => drop(answer.send(self.erase(&series).await)),
+                Some(Job::Erase { series, answer }) => {
+                    drop(answer.send(within(DELETED_WITHIN, self.erase(&series)).await));
+                }
                 Some(Job::Checkpoint { node, consumer, to, answer }) => {
-                    drop(answer.send(self.checkpoint(node, consumer, to).await));
+                    let reached = within(ANSWER_WITHIN, self.checkpoint(node, consumer, to)).await;
+                    drop(answer.send(reached));
                 }
                 Some(Job::Append { .. }) | None => {}
             }
@@ -132,7 +137,7 @@ impl Writer {
     }
 
     async fn append(&mut self, appends: Vec<Append>) {
-        let outcome = self.append_all(&appends).await;
+        let outcome = within(ANSWER_WITHIN, self.append_all(&appends)).await;
         let (sequences, failed) = match outcome {
             Ok(sequences) => (sequences, None),
             Err(error) => (Vec::new(), Some(Arc::new(error))),
@@ -148,7 +153,9 @@ impl Writer {
     }
 
     async fn append_all(&mut self, appends: &[Append]) -> Result<Vec<Vec<Option<Sequence>>>, StoreError> {
-        self.catch_up().await?;
+        for append in appends {
+            self.complete(&append.node).await?;
+        }
         let mut known = self.known(appends).await?;
         let (mut rows, mut answers) = (Vec::new(), Vec::new());
         for Append { node, events, .. } in appends {
@@ -165,30 +172,31 @@ impl Writer {
             self.sequences.insert(node.clone(), last);
             answers.push(sequences);
         }
+        // They are complete again when all has gone well; a call that is late is dropped here.
+        let nodes = std::mem::take(&mut self.complete);
         self.insert(&rows).await?;
+        self.complete = nodes;
         Ok(answers)
     }
 
-    async fn insert(&mut self, rows: &[Stored]) -> Result<(), StoreError> {
+    async fn insert(&self, rows: &[Stored]) -> Result<(), StoreError> {
         if rows.is_empty() {
             return Ok(());
         }
-        self.is_behind = true;
         // It may be there even if this fails.
         self.oldest.fetch_min(rows.iter().map(Stored::received).min().unwrap_or(i64::MAX), Ordering::AcqRel);
         let mut insert = self.client.insert::<Stored>("event").await.map_err(unavailable)?;
         for row in rows {
             insert.write(row).await.map_err(unavailable)?;
         }
-        insert.end().await.map_err(unavailable)?;
-        self.is_behind = false;
-        Ok(())
+        insert.end().await.map_err(unavailable)
     }
 
-    async fn catch_up(&mut self) -> Result<(), StoreError> {
-        if self.is_behind {
-            self.client.query(FOLD).execute().await.map_err(unavailable)?;
-            self.is_behind = false;
+    async fn complete(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        if !self.complete.contains(node) {
+            let fold = self.client.query(FOLD).bind(node.as_str()).bind(node.as_str());
+            fold.execute().await.map_err(unavailable)?;
+            self.complete.insert(node.clone());
         }
         Ok(())
     }

@@ -212,3 +212,32 @@ async fn what_cannot_be_used_is_refused() {
     let nobody = ClickHouse::open(&ClickHouseSettings::new("http://127.0.0.1:1", "iot")).await.unwrap_err();
     assert!(matches!(nobody, OpenError::Unavailable(_)), "{nobody:?}");
 }
+
+/// The crash came between an event and its newest value, and the server starts days later.
+#[tokio::test]
+async fn newest_values_that_a_crash_left_out_are_made_up_for_however_late() {
+    let settings = fresh();
+    drop(ClickHouse::open(&settings).await.unwrap());
+    let beside = clickhouse::Client::default().with_url(&settings.url).with_database(&settings.database);
+    let event =
+        "INSERT INTO event (tenant, product, device, epoch, at, received, node, sequence, metrics, kinds, numbers,
+            exacts, texts, appended)
+        VALUES ('t', 'lamp', 'd', 1, 7, 7, 'n', 1, ['n'], [1], [5], [5], [''], now() - INTERVAL 3 DAY)";
+    for statement in [event, "TRUNCATE TABLE newest"] {
+        beside.query_raw(statement).execute().await.unwrap();
+    }
+    let store = ClickHouse::open(&settings).await.unwrap();
+    let other = Event { device: DeviceId::parse("e").unwrap(), ..sample(1) };
+    store.append(&NodeId::parse("n").unwrap(), &[other]).await.unwrap();
+    let series = Series { tenant: sample(0).tenant, device: sample(0).device, epoch: OwnershipEpoch(1) };
+    assert_eq!(store.latest(&series).await.unwrap()[0].value, Value::Int(5));
+}
+
+/// It takes connections, and says nothing. The clock runs ahead while all wait.
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = ClickHouseSettings::new(format!("http://{}", silent.local_addr().unwrap()), "iot");
+    let late = ClickHouse::open(&settings).await.unwrap_err();
+    assert!(matches!(late, OpenError::Unavailable(_)), "{late:?}");
+}
