@@ -44,18 +44,19 @@ impl Face {
             let meta = meta.clone();
             async move {
                 let Proof::Token(name) = credentials.proof else { return Err(BoxError::from("no token")) };
-                let mut grants = Grants { revision: Revision::default(), tuples: vec![] };
+                let mut grants = Grants { revision: Revision::default(), tuples: [].into() };
                 let who = match name.expose() {
                     "vendor" => operator("acme"),
                     name => person(name),
                 };
                 match &who.subject {
                     Subject::Account { account, .. } => {
-                        grants.tuples = home_tuples(&*meta, &who.tenant, account).await?;
+                        grants.tuples = home_tuples(&*meta, &who.tenant, account).await?.into();
                     }
                     _ => {
                         let object = Object::Tenant(who.tenant.clone());
-                        grants.tuples.push(Tuple { object, relation: Relation::Admin, expires: None });
+                        let admin = Tuple { object, relation: Relation::Admin, expires: None };
+                        grants.tuples = grants.tuples.iter().cloned().chain([admin]).collect();
                     }
                 }
                 Ok(Authentication::Accepted(who, grants))

@@ -121,7 +121,7 @@ async fn ac_11_every_route_is_guarded() {
     let powerless = BoxAuthenticator::new(service_fn(|_: Credentials| async {
         let tenant = TenantId::parse("default").unwrap();
         let subject = Subject::Token(TokenId::parse("powerless").unwrap());
-        let grants = Grants { revision: Revision::default(), tuples: vec![] };
+        let grants = Grants { revision: Revision::default(), tuples: [].into() };
         Ok(Authentication::Accepted(Principal { tenant, subject }, grants))
     }));
     let context = GuardContext::new(face.cloud.meta.clone(), face.cloud.keys.clone(), face.cloud.clock.clone());

@@ -36,6 +36,11 @@ impl SessionId {
         Self(text.into())
     }
 
+    /// Whose it is.
+    pub fn tenant(&self) -> &str {
+        self.0.split_once('/').map_or("", |(tenant, _)| tenant)
+    }
+
     /// The text under which a store keeps it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -86,31 +86,37 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// Time since a clock's start, never going back: what engines compare and set timers by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Monotonic(Duration);
+pub struct Monotonic(u64);
 
 impl Monotonic {
     /// The clock's start.
-    pub const ZERO: Self = Self(Duration::ZERO);
+    pub const ZERO: Self = Self(0);
 
-    /// `elapsed` after the clock's start.
+    /// `elapsed` after the clock's start; saturates after 584 years.
     pub const fn from_duration(elapsed: Duration) -> Self {
-        Self(elapsed)
+        Self(nanos(elapsed))
     }
 
     /// Since the clock's start.
     pub const fn as_duration(self) -> Duration {
-        self.0
+        Duration::from_nanos(self.0)
     }
 
     /// Later by `by`; saturates.
-    pub fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by))
+    #[must_use]
+    pub const fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(by)))
     }
 
     /// The time from `earlier` to here, zero if `earlier` is later.
-    pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+const fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn authenticator() -> BoxAuthenticator {
             "admin" => of(Relation::Admin),
             "operator" => of(Relation::Operator),
             "viewer" => of(Relation::Viewer),
-            _ => Grants { tuples: vec![], ..of(Relation::Viewer) },
+            _ => Grants { tuples: [].into(), ..of(Relation::Viewer) },
         };
         Ok::<_, BoxError>(Authentication::Accepted(Principal { tenant: tenant(), subject }, grants))
     }))

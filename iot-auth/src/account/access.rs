@@ -80,7 +80,7 @@ impl Auth {
         });
         let mut tuples = home_tuples(&*self.meta, tenant, &account.id).await?;
         tuples.extend(staff);
-        Ok(Some(Grants { revision, tuples }))
+        Ok(Some(Grants { revision, tuples: tuples.into() }))
     }
 
     async fn login_of(

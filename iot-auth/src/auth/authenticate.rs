@@ -1,4 +1,7 @@
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use iot_core::{
@@ -176,11 +179,17 @@ pub(super) fn token_grants(token: &ApiToken, revision: Revision) -> Grants {
 }
 
 pub(super) fn anonymous_grants(tenant: &TenantId, revision: Revision) -> Grants {
+    // Of all clients without credentials together.
+    static SHARED: LazyLock<Grants> =
+        LazyLock::new(|| grants(Object::Topics(Auth::default_tenant()), Relation::User, None, Revision::default()));
+    if *tenant == Auth::default_tenant() {
+        return Grants { revision, tuples: SHARED.tuples.clone() };
+    }
     grants(Object::Topics(tenant.clone()), Relation::User, None, revision)
 }
 
 fn grants(object: Object, relation: Relation, expires: Option<Timestamp>, revision: Revision) -> Grants {
-    Grants { revision, tuples: vec![Tuple { object, relation, expires }] }
+    Grants { revision, tuples: [Tuple { object, relation, expires }].into() }
 }
 
 pub(crate) fn same_code(stored: &str, shown: &str) -> bool {

@@ -6,7 +6,7 @@ mod standing;
 use std::{
     fmt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -143,7 +143,9 @@ impl Auth {
 
     /// The tenant of a deployment that has one only.
     pub fn default_tenant() -> TenantId {
-        TenantId::parse(DEFAULT_TENANT).expect("it is an identifier")
+        static TENANT: LazyLock<TenantId> =
+            LazyLock::new(|| TenantId::parse(DEFAULT_TENANT).expect("it is an identifier"));
+        TENANT.clone()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -305,7 +305,7 @@ impl Cloud {
     pub async fn may(&self, who: &Principal, permission: Permission, unit: &Device) -> bool {
         let Subject::Account { account, .. } = &who.subject else { panic!("no person") };
         let tuples = home_tuples(&*self.meta, &who.tenant, account).await.unwrap();
-        let grants = Grants { revision: Revision::default(), tuples };
+        let grants = Grants { revision: Revision::default(), tuples: tuples.into() };
         check(&grants, permission, &Resource::device(unit), self.clock.timestamp()).allow
     }
 

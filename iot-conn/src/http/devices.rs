@@ -94,7 +94,7 @@ pub(super) async fn list(
 async fn of_homes(node: &Node, identity: &Identity, filter: &Filter) -> Result<Items<DeviceView>, ProblemResponse> {
     let now = node.clock().timestamp();
     let mut items = Vec::new();
-    for tuple in &identity.grants.tuples {
+    for tuple in &*identity.grants.tuples {
         let Object::Home(tenant, home) = &tuple.object else { continue };
         if filter.home.as_ref().is_some_and(|wanted| wanted != home) {
             continue;

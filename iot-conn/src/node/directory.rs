@@ -103,6 +103,11 @@ impl Directory {
         self.devices.read(meta, Device::key_of(tenant, device)).await
     }
 
+    /// The same, if it was read before; `Some(None)` if it is known not to exist.
+    pub(crate) fn known_device(&self, tenant: &TenantId, device: &DeviceId) -> Option<Option<Arc<Device>>> {
+        self.devices.known(&Device::key_of(tenant, device))
+    }
+
     /// A product's record, likewise.
     pub(crate) async fn product(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<Product>>, StoreError> {
         self.products.read(meta, key).await
@@ -141,9 +146,13 @@ impl<T: Document> Cache<T> {
         }
     }
 
+    fn known(&self, key: &Key) -> Option<Option<Arc<T>>> {
+        self.documents.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
     async fn read(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<T>>, StoreError> {
-        if let Some(known) = self.documents.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(known.clone());
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
         }
         let before = self.forgotten.load(Ordering::Acquire);
         let document = meta.find::<T>(&key).await?.map(|stored| Arc::new(stored.document));

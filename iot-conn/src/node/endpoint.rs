@@ -1,7 +1,12 @@
 use std::{
-    collections::{HashMap, HashSet},
+    borrow::Borrow,
+    collections::{
+        BTreeSet, HashMap, HashSet,
+        hash_map::{Entry, RandomState},
+    },
+    hash::{BuildHasher, Hash, Hasher},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,7 +17,7 @@ use iot_core::{
     id::{DeviceId, OwnershipEpoch, ProductId},
     message::Message,
     session::{SessionEpoch, SessionId},
-    store::{Key, StoredSubscription},
+    store::Key,
     time::Timestamp,
     topic,
 };
@@ -25,14 +30,13 @@ use crate::router::SubscriberId;
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) session: SessionId,
-    pub(crate) tenant: iot_core::id::TenantId,
     pub(crate) subscriber: SubscriberId,
     /// Held while a connection takes the session, so that two cannot do it at once.
-    pub(crate) opening: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) opening: tokio::sync::Mutex<()>,
     // Small sections, never across an await.
     link: Mutex<Option<Arc<Link>>>,
-    // By filter, as stored.
-    subscriptions: Mutex<HashMap<String, StoredSubscription>>,
+    // What it is subscribed to, as stored; sorted. Bounded by `Limits::subscriptions_max`.
+    filters: Mutex<Vec<Box<str>>>,
     /// Whether the store knows it.
     stored: AtomicBool,
 }
@@ -43,10 +47,10 @@ pub(crate) struct Link {
     pub(crate) principal: Principal,
     pub(crate) epoch: SessionEpoch,
     pub(crate) persistent: bool,
-    pub(crate) device: Option<DeviceContext>,
+    pub(crate) device: Option<Box<DeviceContext>>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) places: Places,
-    grants: RwLock<Arc<Grants>>,
+    grants: RwLock<Grants>,
 }
 
 /// What a device's connection knows of its device.
@@ -73,10 +77,10 @@ impl Link {
         grants: Grants,
         epoch: SessionEpoch,
         persistent: bool,
-        device: Option<DeviceContext>,
+        device: Option<Box<DeviceContext>>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        let (places, grants) = (Places::default(), RwLock::new(Arc::new(grants)));
+        let (places, grants) = (Places::default(), RwLock::new(grants));
         Self { principal, epoch, persistent, device, mailbox, places, grants }
     }
 
@@ -86,7 +90,8 @@ impl Link {
         self
     }
 
-    pub(crate) fn grants(&self) -> Arc<Grants> {
+    #[cfg(all(test, feature = "device"))]
+    pub(crate) fn grants(&self) -> Grants {
         self.grants.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -94,12 +99,13 @@ impl Link {
     pub(crate) fn set_grants(&self, grants: Grants) {
         let mut present = self.grants.write().unwrap_or_else(PoisonError::into_inner);
         if grants.revision >= present.revision {
-            *present = Arc::new(grants);
+            *present = grants;
         }
     }
 
     pub(crate) fn permits(&self, permission: Permission, resource: &Resource, now: Timestamp) -> bool {
-        check(&self.grants(), permission, resource, now).allow
+        let grants = self.grants.read().unwrap_or_else(PoisonError::into_inner);
+        check(&grants, permission, resource, now).allow
     }
 
     /// Whether it may watch every device of its tenant.
@@ -173,54 +179,172 @@ impl Endpoint {
         self.stored.store(stored, Ordering::Release);
     }
 
-    pub(crate) fn subscriptions(&self) -> std::sync::MutexGuard<'_, HashMap<String, StoredSubscription>> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What it is subscribed to.
+    pub(crate) fn filters(&self) -> Vec<String> {
+        self.held().iter().map(|filter| filter.to_string()).collect()
+    }
+
+    pub(crate) fn subscriptions_len(&self) -> usize {
+        self.held().len()
+    }
+
+    pub(crate) fn has_subscription(&self, filter: &str) -> bool {
+        self.held().binary_search_by(|held| (**held).cmp(filter)).is_ok()
+    }
+
+    pub(crate) fn add_subscription(&self, filter: &str) {
+        let mut held = self.held();
+        if let Err(place) = held.binary_search_by(|held| (**held).cmp(filter)) {
+            if held.is_empty() {
+                held.reserve_exact(1);
+            }
+            held.insert(place, filter.into());
+        }
+    }
+
+    pub(crate) fn remove_subscription(&self, filter: &str) {
+        let mut held = self.held();
+        if let Ok(place) = held.binary_search_by(|held| (**held).cmp(filter)) {
+            held.remove(place);
+        }
+        if held.is_empty() {
+            *held = Vec::new();
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Box<str>>> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// An endpoint, found by its session.
+#[derive(Debug)]
+struct BySession(Arc<Endpoint>);
+
+impl Borrow<SessionId> for BySession {
+    fn borrow(&self) -> &SessionId {
+        &self.0.session
+    }
+}
+
+impl Hash for BySession {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.session.hash(state);
+    }
+}
+
+impl PartialEq for BySession {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.session == other.0.session
+    }
+}
+
+impl Eq for BySession {}
 
 /// The sessions of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     // Small sections, never across an await.
-    sessions: RwLock<HashMap<SessionId, Arc<Endpoint>>>,
-    dependants: Mutex<HashMap<Key, HashSet<SessionId>>>,
+    sessions: RwLock<HashSet<BySession>>,
+    dependants: Dependants,
     subscribers: AtomicU64,
+}
+
+/// Which sessions' standing is read from a record. Records are known by keyed hashes: two that share one have each other's
+/// sessions looked at as well, which changes nothing for these.
+#[derive(Debug, Default)]
+struct Dependants {
+    keys: RandomState,
+    // Small sections, never across an await.
+    sessions: Mutex<HashMap<u64, Sessions>>,
+}
+
+/// Nearly all records are read for one session only.
+#[derive(Debug)]
+enum Sessions {
+    One(SessionId),
+    Many(BTreeSet<SessionId>),
+}
+
+impl Dependants {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Sessions>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, key: &Key, session: &SessionId) {
+        match self.sessions().entry(self.keys.hash_one(key)) {
+            Entry::Vacant(entry) => _ = entry.insert(Sessions::One(session.clone())),
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Sessions::One(known) if known == session => {}
+                Sessions::One(known) => {
+                    let both = [known.clone(), session.clone()];
+                    entry.insert(Sessions::Many(both.into()));
+                }
+                Sessions::Many(known) => _ = known.insert(session.clone()),
+            },
+        }
+    }
+
+    fn remove(&self, key: &Key, session: &SessionId) {
+        let mut sessions = self.sessions();
+        let Entry::Occupied(mut entry) = sessions.entry(self.keys.hash_one(key)) else { return };
+        let is_empty = match entry.get_mut() {
+            Sessions::One(known) => known == session,
+            Sessions::Many(known) => {
+                known.remove(session);
+                known.is_empty()
+            }
+        };
+        if is_empty {
+            entry.remove();
+        }
+    }
+
+    fn of(&self, key: &Key) -> Vec<SessionId> {
+        match self.sessions().get(&self.keys.hash_one(key)) {
+            None => Vec::new(),
+            Some(Sessions::One(session)) => vec![session.clone()],
+            Some(Sessions::Many(sessions)) => sessions.iter().cloned().collect(),
+        }
+    }
 }
 
 impl Registry {
     pub(crate) fn get(&self, session: &SessionId) -> Option<Arc<Endpoint>> {
-        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(session).map(|known| known.0.clone())
     }
 
     /// The endpoint of a session, made if there is none.
-    pub(crate) fn get_or_insert(&self, session: &SessionId, tenant: &iot_core::id::TenantId) -> Arc<Endpoint> {
+    pub(crate) fn get_or_insert(&self, session: &SessionId) -> Arc<Endpoint> {
         if let Some(endpoint) = self.get(session) {
             return endpoint;
         }
         let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            Arc::new(Endpoint {
-                session: session.clone(),
-                tenant: tenant.clone(),
-                subscriber: SubscriberId(self.subscribers.fetch_add(1, Ordering::Relaxed)),
-                opening: Arc::default(),
-                link: Mutex::new(None),
-                subscriptions: Mutex::default(),
-                stored: AtomicBool::new(false),
-            })
-        };
-        sessions.entry(session.clone()).or_insert_with(make).clone()
+        if let Some(known) = sessions.get(session) {
+            return known.0.clone();
+        }
+        let endpoint = Arc::new(Endpoint {
+            session: session.clone(),
+            subscriber: SubscriberId(self.subscribers.fetch_add(1, Ordering::Relaxed)),
+            opening: tokio::sync::Mutex::default(),
+            link: Mutex::new(None),
+            filters: Mutex::default(),
+            stored: AtomicBool::new(false),
+        });
+        sessions.insert(BySession(endpoint.clone()));
+        endpoint
     }
 
     pub(crate) fn remove(&self, endpoint: &Arc<Endpoint>) {
         let mut sessions = self.sessions.write().unwrap_or_else(PoisonError::into_inner);
-        if sessions.get(&endpoint.session).is_some_and(|present| Arc::ptr_eq(present, endpoint)) {
+        if sessions.get(&endpoint.session).is_some_and(|present| Arc::ptr_eq(&present.0, endpoint)) {
             sessions.remove(&endpoint.session);
         }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Endpoint>> {
-        self.sessions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let sessions = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().map(|known| known.0.clone()).collect()
     }
 
     pub(crate) fn connected(&self) -> Vec<Arc<Link>> {
@@ -233,34 +357,21 @@ impl Registry {
 
     /// Records which records a connected session's standing is read from.
     pub(crate) fn depend(&self, session: &SessionId, keys: &[Key]) {
-        let mut dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in keys {
-            dependants.entry(key.clone()).or_default().insert(session.clone());
-        }
+        keys.iter().for_each(|key| self.dependants.add(key, session));
     }
 
     pub(crate) fn release(&self, session: &SessionId, keys: &[Key]) {
-        let mut dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in keys {
-            if let Some(sessions) = dependants.get_mut(key) {
-                sessions.remove(session);
-                if sessions.is_empty() {
-                    dependants.remove(key);
-                }
-            }
-        }
+        keys.iter().for_each(|key| self.dependants.remove(key, session));
     }
 
     #[cfg(all(test, feature = "device"))]
     pub(crate) fn has_no_dependants(&self) -> bool {
-        self.dependants.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.dependants.sessions().is_empty()
     }
 
     /// The connected sessions whose standing is read from a record.
     pub(crate) fn dependants(&self, key: &Key) -> Vec<Arc<Endpoint>> {
-        let dependants = self.dependants.lock().unwrap_or_else(PoisonError::into_inner);
-        let sessions = dependants.get(key).into_iter().flatten();
-        sessions.filter_map(|session| self.get(session)).collect()
+        self.dependants.of(key).iter().filter_map(|session| self.get(session)).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, Weak,
+    Arc, OnceLock, Weak,
     atomic::{AtomicU8, AtomicU32, Ordering},
 };
 
@@ -7,11 +7,14 @@ use super::mailbox::{Completion, Mailbox};
 use crate::mqtt::ReasonCode;
 
 /// Holds back the acknowledgement of one inbound message until each of its parts is finished: stored as telemetry, stored
-/// for offline sessions, taken by slow subscribers.
+/// for offline sessions, taken by slow subscribers. A message that waits for nothing costs nothing here.
 ///
 /// A part that is dropped unfinished keeps the gate shut for good, so that nothing is acknowledged that was not done.
-#[derive(Debug, Clone)]
-pub(crate) struct Gate(Option<Arc<Shared>>);
+#[derive(Debug)]
+pub(crate) struct Gate<'a> {
+    asked: Option<(&'a Arc<Mailbox>, Completion)>,
+    shared: OnceLock<Arc<Shared>>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -26,53 +29,67 @@ struct Shared {
 #[must_use]
 pub(crate) struct Part(Option<Arc<Shared>>);
 
-impl Gate {
-    /// For something that is acknowledged with `completion`, whose reason is the highest of its own and the parts'; the returned part is the
-    /// sender's own and is finished last.
-    pub(crate) fn new(sender: &Arc<Mailbox>, completion: Completion) -> (Self, Part) {
-        let reason = match completion {
-            Completion::Published { reason, .. } => reason,
-            Completion::Released(_) | Completion::Release { .. } => ReasonCode::Success,
-        };
-        let shared = Arc::new(Shared {
-            completion,
-            sender: Arc::downgrade(sender),
-            unfinished: AtomicU32::new(1),
-            reason: AtomicU8::new(reason.value()),
-        });
-        (Self(Some(shared.clone())), Part(Some(shared)))
+impl<'a> Gate<'a> {
+    /// For something that is acknowledged with `completion`, whose reason becomes the highest of its own and the parts'.
+    pub(crate) fn new(sender: &'a Arc<Mailbox>, completion: Completion) -> Self {
+        Self { asked: Some((sender, completion)), shared: OnceLock::new() }
     }
 
     /// For a message that nobody waits for.
     pub(crate) fn open() -> Self {
-        Self(None)
+        Self { asked: None, shared: OnceLock::new() }
     }
 
     /// One more part.
     pub(crate) fn part(&self) -> Part {
-        if let Some(shared) = &self.0 {
-            shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        let Some((sender, completion)) = self.asked else { return Part(None) };
+        let shared = self.shared.get_or_init(|| Arc::new(Shared::new(sender, completion)));
+        shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        Part(Some(shared.clone()))
+    }
+
+    /// The sender's own part is done, after which there are no new ones. What it gives is finished now; if parts are left, the
+    /// sender is told by the last of them.
+    pub(crate) fn finish(self, reason: ReasonCode) -> Option<Completion> {
+        match self.shared.into_inner() {
+            Some(shared) => shared.finish(reason),
+            None => self.asked.map(|(_, completion)| completion.with(reason.max(completion.reason()))),
         }
-        Part(self.0.clone())
+    }
+}
+
+impl Shared {
+    /// With the sender's own part.
+    fn new(sender: &Arc<Mailbox>, completion: Completion) -> Self {
+        Self {
+            completion,
+            sender: Arc::downgrade(sender),
+            unfinished: AtomicU32::new(1),
+            reason: AtomicU8::new(completion.reason().value()),
+        }
+    }
+
+    fn finish(&self, reason: ReasonCode) -> Option<Completion> {
+        self.reason.fetch_max(reason.value(), Ordering::Relaxed);
+        let is_last = self.unfinished.fetch_sub(1, Ordering::AcqRel) == 1;
+        let reason = ReasonCode::from_u8(self.reason.load(Ordering::Relaxed));
+        is_last.then(|| self.completion.with(reason.unwrap_or(ReasonCode::UnspecifiedError)))
     }
 }
 
 impl Part {
+    /// For something that has only this part.
+    pub(crate) fn only(sender: &Arc<Mailbox>, completion: Completion) -> Self {
+        Self(Some(Arc::new(Shared::new(sender, completion))))
+    }
+
     /// This part is done; the highest reason of all parts is told to the sender.
     pub(crate) fn finish(self, reason: ReasonCode) {
-        let Some(shared) = self.0 else { return };
-        shared.reason.fetch_max(reason.value(), Ordering::Relaxed);
-        if shared.unfinished.fetch_sub(1, Ordering::AcqRel) == 1
+        if let Some(shared) = self.0
+            && let Some(completion) = shared.finish(reason)
             && let Some(sender) = shared.sender.upgrade()
         {
-            let reason = ReasonCode::from_u8(shared.reason.load(Ordering::Relaxed));
-            sender.complete(match shared.completion {
-                Completion::Published { ticket, received, .. } => {
-                    let reason = reason.unwrap_or(ReasonCode::UnspecifiedError);
-                    Completion::Published { ticket, received, reason }
-                }
-                other => other,
-            });
+            sender.complete(completion);
         }
     }
 }
@@ -82,36 +99,51 @@ mod tests {
     use super::*;
     use crate::node::mailbox::mailbox;
 
-    fn gate() -> (Arc<Mailbox>, Gate, Part) {
+    const DONE: Completion = Completion::Release { packet_id: 1, tag: 2 };
+
+    #[test]
+    fn it_opens_at_once_when_there_is_nothing_to_wait_for() {
         let sender = mailbox();
-        let (gate, own) = Gate::new(&sender, Completion::Release { packet_id: 1, tag: 2 });
-        (sender, gate, own)
+        assert_eq!(Gate::new(&sender, DONE).finish(ReasonCode::Success), Some(DONE));
+        assert!(sender.completions().is_empty(), "the sender knows");
+        assert_eq!(Gate::open().finish(ReasonCode::Success), None);
     }
 
     #[test]
     fn it_opens_once_when_the_last_part_is_finished() {
-        let (sender, gate, own) = gate();
+        let sender = mailbox();
+        let gate = Gate::new(&sender, DONE);
         let (first, second) = (gate.part(), gate.part());
-        own.finish(ReasonCode::Success);
+        assert_eq!(gate.finish(ReasonCode::Success), None);
         second.finish(ReasonCode::Success);
-        assert!(sender.look().completions.is_empty());
+        assert!(sender.completions().is_empty());
         first.finish(ReasonCode::Success);
-        assert_eq!(sender.look().completions, [Completion::Release { packet_id: 1, tag: 2 }]);
+        assert_eq!(sender.completions(), [DONE]);
+    }
+
+    #[test]
+    fn parts_that_are_done_before_leave_the_end_to_the_sender() {
+        let sender = mailbox();
+        let gate = Gate::new(&sender, DONE);
+        gate.part().finish(ReasonCode::Success);
+        assert_eq!(gate.finish(ReasonCode::Success), Some(DONE));
+        assert!(sender.completions().is_empty());
     }
 
     #[test]
     fn a_part_that_is_dropped_keeps_it_shut() {
-        let (sender, gate, own) = gate();
+        let sender = mailbox();
+        let gate = Gate::new(&sender, DONE);
         drop(gate.part());
-        own.finish(ReasonCode::Success);
-        drop(gate);
-        assert!(sender.look().completions.is_empty());
+        assert_eq!(gate.finish(ReasonCode::Success), None);
+        assert!(sender.completions().is_empty());
     }
 
     #[test]
     fn a_sender_that_is_gone_is_told_nothing() {
-        let (sender, _gate, own) = gate();
+        let sender = mailbox();
+        let part = Part::only(&sender, DONE);
         drop(sender);
-        own.finish(ReasonCode::Success);
+        part.finish(ReasonCode::Success);
     }
 }

@@ -1,6 +1,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
 };
 
 use iot_core::{
@@ -8,9 +9,8 @@ use iot_core::{
     message::{Message, QoS},
     session::Position,
 };
-use tokio::sync::Notify;
 
-use super::gate::Part;
+use super::gate::{Gate, Part};
 use crate::{
     mqtt::{ReasonCode, server::Ticket},
     router::Identifiers,
@@ -80,19 +80,66 @@ pub(crate) enum Posted {
     Closed,
 }
 
+impl Completion {
+    pub(crate) fn reason(self) -> ReasonCode {
+        match self {
+            Self::Published { reason, .. } => reason,
+            Self::Released(_) | Self::Release { .. } => ReasonCode::Success,
+        }
+    }
+
+    /// The same, with the reason that all parts together have.
+    pub(crate) fn with(self, reason: ReasonCode) -> Self {
+        match self {
+            Self::Published { ticket, received, .. } => Self::Published { ticket, received, reason },
+            other => other,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// Most mailboxes are empty most of the time: these have none.
+    queues: Option<Box<Queues>>,
+    /// Whom to wake for the next thing that is left here; taken when that comes.
+    sleeper: Option<Waker>,
+    close: Option<ReasonCode>,
+    catching_up: bool,
+    more: bool,
+    review: bool,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
     control: VecDeque<Outgoing>,
     data: VecDeque<Outgoing>,
     data_bytes: usize,
     queued: VecDeque<Outgoing>,
-    catching_up: bool,
-    more: bool,
     completions: Vec<Completion>,
     waiting: Vec<Part>,
-    close: Option<ReasonCode>,
-    review: bool,
-    closed: bool,
+}
+
+impl Queues {
+    fn is_empty(&self) -> bool {
+        let no_message = self.control.is_empty() && self.data.is_empty() && self.queued.is_empty();
+        no_message && self.completions.is_empty() && self.waiting.is_empty()
+    }
+
+    fn push_data(&mut self, outgoing: Outgoing) {
+        self.data_bytes += size(&outgoing);
+        self.data.push_back(outgoing);
+    }
+}
+
+impl State {
+    fn queues(&mut self) -> &mut Queues {
+        self.queues.get_or_insert_default()
+    }
+
+    fn has_none(&self, queue: fn(&Queues) -> &VecDeque<Outgoing>) -> bool {
+        self.queues.as_ref().is_none_or(|queues| queue(queues).is_empty())
+    }
 }
 
 /// Where the rest of the node leaves what one connection has to do. Control goes before data.
@@ -100,7 +147,15 @@ struct State {
 pub(crate) struct Mailbox {
     // Small sections, never across an await.
     state: Mutex<State>,
-    changed: Notify,
+}
+
+/// Wakes the connection, after its mailbox is unlocked.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let sleeper = state.sleeper.take();
+    drop(state);
+    if let Some(sleeper) = sleeper {
+        sleeper.wake();
+    }
 }
 
 impl Mailbox {
@@ -108,24 +163,25 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when something was left since the last look.
-    pub(crate) fn changed(&self) -> impl Future<Output = ()> + '_ {
-        self.changed.notified()
+    /// Lets the connection look: something may be due.
+    pub(crate) fn nudge(&self) {
+        wake(self.state());
     }
 
     /// Tells that something is finished.
     pub(crate) fn complete(&self, completion: Completion) {
         let mut state = self.state();
-        state.completions.push(completion);
-        if state.completions.len() == 1 {
-            self.changed.notify_one();
+        if !state.closed {
+            state.queues().completions.push(completion);
         }
+        wake(state);
     }
 
     /// Asks the connection to end; the first reason stays.
     pub(crate) fn close(&self, reason: ReasonCode) {
-        self.state().close.get_or_insert(reason);
-        self.changed.notify_one();
+        let mut state = self.state();
+        state.close.get_or_insert(reason);
+        wake(state);
     }
 
     /// A message before all data.
@@ -134,50 +190,37 @@ impl Mailbox {
         if state.closed {
             return Posted::Closed;
         }
-        if state.control.len() >= SOFT_MESSAGES_MAX {
+        let control = &mut state.queues().control;
+        if control.len() >= SOFT_MESSAGES_MAX {
             return Posted::Shed;
         }
-        state.control.push_back(outgoing);
-        self.changed.notify_one();
+        control.push_back(outgoing);
+        wake(state);
         Posted::Taken
     }
 
-    /// A routed message for a session that is not stored. `part` is finished at once, or when the subscriber has caught up.
-    pub(crate) fn post(&self, outgoing: Outgoing, part: Part) -> Posted {
+    /// A routed message for a session that is not stored. If the subscriber has fallen behind, the gate waits until it has
+    /// caught up.
+    pub(crate) fn post(&self, outgoing: Outgoing, gate: &Gate<'_>) -> Posted {
         let mut state = self.state();
         if state.closed {
-            drop(state);
-            part.finish(ReasonCode::Success);
             return Posted::Closed;
         }
-        let full = state.data_bytes >= SOFT_BYTES_MAX || state.data.len() >= SOFT_MESSAGES_MAX;
+        let queues = state.queues();
+        let full = queues.data_bytes >= SOFT_BYTES_MAX || queues.data.len() >= SOFT_MESSAGES_MAX;
         if full && outgoing.qos == QoS::AtMostOnce {
-            drop(state);
-            part.finish(ReasonCode::Success);
             return Posted::Shed;
         }
-        if state.data_bytes >= HARD_FACTOR * SOFT_BYTES_MAX || state.data.len() >= HARD_FACTOR * SOFT_MESSAGES_MAX {
+        if queues.data_bytes >= HARD_FACTOR * SOFT_BYTES_MAX || queues.data.len() >= HARD_FACTOR * SOFT_MESSAGES_MAX {
             state.close.get_or_insert(ReasonCode::QuotaExceeded);
-            self.changed.notify_one();
-            drop(state);
-            part.finish(ReasonCode::Success);
+            wake(state);
             return Posted::Closed;
         }
-        state.data_bytes += size(&outgoing);
-        state.data.push_back(outgoing);
-        if state.data.len() == 1 {
-            self.changed.notify_one();
-        }
+        queues.push_data(outgoing);
         if full {
-            state.waiting.push(part);
-            // The connection must watch from here on whether its client takes anything.
-            if state.waiting.len() == 1 {
-                self.changed.notify_one();
-            }
-        } else {
-            drop(state);
-            part.finish(ReasonCode::Success);
+            queues.waiting.push(gate.part());
         }
+        wake(state);
         Posted::Taken
     }
 
@@ -188,9 +231,8 @@ impl Mailbox {
         if state.closed {
             return;
         }
-        state.data_bytes += size(&outgoing);
-        state.data.push_back(outgoing);
-        self.changed.notify_one();
+        state.queues().push_data(outgoing);
+        wake(state);
     }
 
     /// A message that was stored in this session's queue: kept if memory is level with the store, else left to be read.
@@ -199,20 +241,20 @@ impl Mailbox {
         if state.closed {
             return;
         }
-        if state.catching_up || state.queued.len() >= QUEUED_IN_MEMORY_MAX {
+        if state.catching_up || state.queues().queued.len() >= QUEUED_IN_MEMORY_MAX {
             state.catching_up = true;
             state.more = true;
         } else {
-            state.queued.push_back(outgoing);
+            state.queues().queued.push_back(outgoing);
         }
-        self.changed.notify_one();
+        wake(state);
     }
 
     /// A message read from the store.
     pub(crate) fn post_read(&self, outgoing: Outgoing) {
         let mut state = self.state();
         if !state.closed {
-            state.queued.push_back(outgoing);
+            state.queues().queued.push_back(outgoing);
         }
     }
 
@@ -221,7 +263,7 @@ impl Mailbox {
         let mut state = self.state();
         state.catching_up = true;
         state.more = true;
-        self.changed.notify_one();
+        wake(state);
     }
 
     /// Announces a read of the store: what is stored from now on is not in it for sure.
@@ -236,48 +278,60 @@ impl Mailbox {
         !state.catching_up
     }
 
-    /// Takes what is not a message.
-    pub(crate) fn look(&self) -> Letters {
+    /// Takes what is not a message. `sleeper` is woken when something more is left.
+    pub(crate) fn look(&self, sleeper: &Waker) -> Letters {
         let mut state = self.state();
+        match &mut state.sleeper {
+            Some(known) => known.clone_from(sleeper),
+            unknown => *unknown = Some(sleeper.clone()),
+        }
         Letters {
-            completions: std::mem::take(&mut state.completions),
+            completions: state
+                .queues
+                .as_mut()
+                .map(|queues| std::mem::take(&mut queues.completions))
+                .unwrap_or_default(),
             close: state.close,
             review: std::mem::take(&mut state.review),
-            behind: state.catching_up && state.queued.is_empty(),
+            behind: state.catching_up && state.has_none(|queues| &queues.queued),
+        }
+    }
+
+    /// Gives back memory that nothing is in.
+    pub(crate) fn rest(&self) {
+        let mut state = self.state();
+        if state.queues.as_ref().is_some_and(|queues| queues.is_empty()) {
+            state.queues = None;
         }
     }
 
     /// Takes the next message that may be written: `window` says whether QoS 1 and 2 may be.
     pub(crate) fn next(&self, window: bool) -> Option<Outgoing> {
         let mut state = self.state();
+        let queues = state.queues.as_mut()?;
         let ready = |queue: &VecDeque<Outgoing>| queue.front().is_some_and(|o| window || o.qos == QoS::AtMostOnce);
-        if ready(&state.control) {
-            return state.control.pop_front();
+        if ready(&queues.control) {
+            return queues.control.pop_front();
         }
-        if ready(&state.data) {
-            let outgoing = state.data.pop_front()?;
-            state.data_bytes = state.data_bytes.saturating_sub(size(&outgoing));
-            self.relieve(state);
+        if ready(&queues.data) {
+            let outgoing = queues.data.pop_front()?;
+            queues.data_bytes = queues.data_bytes.saturating_sub(size(&outgoing));
+            let low = queues.data_bytes < SOFT_BYTES_MAX / 2 && queues.data.len() < SOFT_MESSAGES_MAX / 2;
+            if low && !queues.waiting.is_empty() {
+                let waiting = std::mem::take(&mut queues.waiting);
+                drop(state);
+                waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
+            }
             return Some(outgoing);
         }
-        if ready(&state.queued) { state.queued.pop_front() } else { None }
-    }
-
-    fn relieve(&self, mut state: MutexGuard<'_, State>) {
-        let low = state.data_bytes < SOFT_BYTES_MAX / 2 && state.data.len() < SOFT_MESSAGES_MAX / 2;
-        if low && !state.waiting.is_empty() {
-            let waiting = std::mem::take(&mut state.waiting);
-            drop(state);
-            waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
-        }
+        if ready(&queues.queued) { queues.queued.pop_front() } else { None }
     }
 
     /// Asks the connection to look again at what its client may watch.
     pub(crate) fn ask_review(&self) {
         let mut state = self.state();
-        if !std::mem::replace(&mut state.review, true) {
-            self.changed.notify_one();
-        }
+        state.review = true;
+        wake(state);
     }
 
     /// Whether its connection is gone or told to go.
@@ -289,43 +343,53 @@ impl Mailbox {
     /// Whether the store has to be read before there is more to write.
     pub(crate) fn is_behind(&self) -> bool {
         let state = self.state();
-        state.catching_up && state.queued.is_empty()
+        state.catching_up && state.has_none(|queues| &queues.queued)
     }
 
     /// Puts back what could not be written; it stays the next of its kind.
     pub(crate) fn put_back(&self, outgoing: Outgoing) {
         let mut state = self.state();
+        let queues = state.queues();
         match outgoing.kind {
-            Kind::Command(_) => state.control.push_front(outgoing),
-            Kind::Queued { .. } => state.queued.push_front(outgoing),
+            Kind::Command(_) => queues.control.push_front(outgoing),
+            Kind::Queued { .. } => queues.queued.push_front(outgoing),
             Kind::Passing => {
-                state.data_bytes += size(&outgoing);
-                state.data.push_front(outgoing);
+                queues.data_bytes += size(&outgoing);
+                queues.data.push_front(outgoing);
             }
         }
     }
 
     #[cfg(test)]
     pub(crate) fn queued_len(&self) -> usize {
-        self.state().queued.len()
+        self.state().queues.as_ref().map_or(0, |queues| queues.queued.len())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_queues(&self) -> bool {
+        self.state().queues.is_some()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn completions(&self) -> Vec<Completion> {
+        self.look(Waker::noop()).completions
     }
 
     /// Whether senders wait for this subscriber.
     pub(crate) fn is_congested(&self) -> bool {
-        let state = self.state();
-        !state.waiting.is_empty()
+        self.state().queues.as_ref().is_some_and(|queues| !queues.waiting.is_empty())
     }
 
     /// The connection is over: nothing is taken any more, and nobody waits for it.
     pub(crate) fn shut(&self) {
         let mut state = self.state();
         state.closed = true;
-        let waiting = std::mem::take(&mut state.waiting);
-        state.control.clear();
-        state.data.clear();
-        state.queued.clear();
+        state.sleeper = None;
+        let queues = state.queues.take();
         drop(state);
-        waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
+        for part in queues.into_iter().flat_map(|queues| queues.waiting) {
+            part.finish(ReasonCode::Success);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The node: one running server's sessions, routing, ingest and commands, built from values that the caller owns.
 
 mod commander;
-mod connection;
 mod consumers;
+mod counters;
 mod data;
+mod delivery;
 mod directory;
 mod effects;
 mod endpoint;
@@ -17,13 +18,17 @@ mod opening;
 mod places;
 mod plane;
 mod services;
+mod session;
 mod subscriptions;
 mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod uplink;
 mod watch;
+mod wheel;
+mod wire;
 
 use std::{
     collections::HashMap,
@@ -87,7 +92,9 @@ pub(crate) struct Inner {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) limits: Limits,
-    pub(crate) connection_limits: ConnectionLimits,
+    pub(crate) connection_limits: Arc<ConnectionLimits>,
+    pub(crate) counters: counters::Counters,
+    pub(crate) timers: timers::Timers,
     pub(crate) authenticator: BoxAuthenticator,
     pub(crate) access: Arc<dyn Access>,
     pub(crate) router: Router<Arc<Endpoint>>,
@@ -260,6 +267,8 @@ impl Node {
         });
         background.spawn("announcements", notify::relay_announcements(inner.clone()));
         background.spawn("sweep", sweep::run(inner.clone()));
+        let node = inner.clone();
+        background.spawn("timers", async move { node.timers.run(&*node.clock).await });
         background.spawn("deadlines", inner.commander.clone().run_timer());
         let mut readers = Workers::default();
         for (name, logic) in &inner.consumers {
@@ -278,14 +287,10 @@ impl Node {
         let mut listeners = Workers::default();
         for (listener, socket) in bound.listeners {
             let node = inner.clone();
-            let serve = move |stream, peer, permit| {
-                let node = node.clone();
-                async move {
-                    opening::serve(node, stream, peer).await;
-                    drop(permit);
-                }
-            };
-            listeners.spawn(listener.name, inner.acceptor.clone().run(listener, socket, stopped.clone(), serve));
+            let begin = move |stream, peer, permit| opening::begin(node.clone(), stream, peer, permit);
+            let acceptor = inner.acceptor.clone();
+            let run = acceptor.run(listener.clone(), socket, stopped.clone(), begin, opening::serve);
+            listeners.spawn(listener.name, run);
         }
         let ended = tokio::select! {
             () = shutdown => None,
@@ -483,7 +488,9 @@ impl Builder<Authenticated> {
             ..ConnectionLimits::default()
         };
         let inner = Inner {
-            connection_limits,
+            connection_limits: connection_limits.into(),
+            counters: counters::Counters::default(),
+            timers: timers::Timers::default(),
             authenticator: self.auth.authenticator,
             access: self.auth.access,
             router: Router::default(),

@@ -1,23 +1,25 @@
 //! How a connection takes a session, and how it leaves it.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
     id::TenantId,
     message::Message,
     session::{Position, SessionEpoch},
-    store::{Closing, Opening, StoreError},
+    store::{self, Closing, StoreError},
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 use tracing::Instrument;
 
 use super::{
     Inner,
-    connection::{Progress, Running, Session},
     directory::Presence,
     endpoint::{DeviceContext, Endpoint, Link, session_of},
-    mailbox::mailbox,
+    mailbox::{Mailbox, mailbox},
+    session::Session,
+    wire::Wire,
 };
 use crate::{
     mqtt::{
@@ -31,166 +33,213 @@ use crate::{
 const AUTHENTICATION_MAX: Duration = Duration::from_secs(5);
 
 /// A will until its connection ends.
-struct Will {
+pub(crate) struct Will {
     message: Message,
     delay: Duration,
 }
 
-struct Opened {
-    session: Session,
-    will: Option<Will>,
-    expiry: Duration,
+/// A connection that has not taken its session yet.
+struct Opening {
+    node: Arc<Inner>,
+    wire: Wire,
+    peer: Peer,
+    mailbox: Arc<Mailbox>,
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn serve(node: Arc<Inner>, stream: Stream, peer: Peer) {
+/// Lets a client in, or tells it why not: from the first byte on its stream to the answer to its CONNECT. The permit is held
+/// for as long as the connection lasts.
+pub(crate) async fn begin(
+    node: Arc<Inner>,
+    stream: Stream,
+    peer: Peer,
+    permit: OwnedSemaphorePermit,
+) -> Option<Box<Session>> {
     let span = tracing::info_span!("connection", peer = %peer.address, listener = peer.listener, client = tracing::field::Empty);
     async move {
         let engine = Connection::new(node.clock.monotonic(), node.connection_limits.clone());
-        let mut running = Running::new(node.clone(), stream, peer, engine, mailbox());
-        let Some(Event::Connect(request)) = running.event().await else {
-            running.finish().await;
-            return;
+        let mut opening = Opening { wire: Wire::new(stream, engine), node, peer, mailbox: mailbox() };
+        let Some(request) = opening.request().await else {
+            opening.wire.finish().await;
+            return None;
         };
-        match open(&node, running, *request).await {
-            Ok(opened) => run(&node, opened).await,
-            Err((mut running, reason)) => {
+        match opening.open(*request).await {
+            Ok(taken) => {
+                metrics::gauge!("iot_connections").increment(1.0);
+                Some(Box::new(Session::new(opening.node, opening.wire, taken, permit)))
+            }
+            Err(reason) => {
                 metrics::counter!("iot_connects_refused_total", "reason" => format!("{reason:?}")).increment(1);
-                running.engine.refuse(reason);
-                running.finish().await;
+                opening.wire.engine.refuse(reason);
+                opening.wire.finish().await;
+                None
             }
         }
+    }
+    .instrument(span)
+    .await
+}
+
+/// Serves a client that was let in until one side ends it.
+pub(crate) async fn serve(mut session: Box<Session>) {
+    let cause = session.run().await;
+    Box::pin(end(session, cause)).await;
+}
+
+async fn end(mut session: Box<Session>, cause: Cause) {
+    let span = session.span();
+    async move {
+        metrics::gauge!("iot_connections").decrement(1.0);
+        metrics::counter!("iot_disconnects_total", "reason" => cause.code()).increment(1);
+        tracing::debug!(cause = cause.code(), "disconnected");
+        close(&mut session, &cause).await;
+        session.wire.finish().await;
     }
     .instrument(span)
     .await;
 }
 
-async fn run(node: &Arc<Inner>, mut opened: Opened) {
-    metrics::gauge!("iot_connections").increment(1.0);
-    let cause = opened.session.run().await;
-    metrics::gauge!("iot_connections").decrement(1.0);
-    metrics::counter!("iot_disconnects_total", "reason" => cause.code()).increment(1);
-    tracing::debug!(cause = cause.code(), "disconnected");
-    close(node, &opened, &cause).await;
-    opened.session.connection.finish().await;
+/// What a connection has when it has taken its session.
+pub(crate) struct Taken {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) will: Option<Will>,
+    /// How long the session outlives the connection.
+    pub(crate) expiry_s: u32,
+    /// Up to here an earlier connection may have written.
+    pub(crate) sent_through: Position,
 }
 
-async fn open(
-    node: &Arc<Inner>,
-    mut running: Running,
-    request: ConnectRequest,
-) -> Result<Opened, (Running, ReasonCode)> {
-    match try_open(node, &mut running, request).await {
-        Ok((endpoint, link, will, expiry, delivery)) => {
-            let session = Session { endpoint, link, connection: running, delivery, fresh: Vec::new() };
-            Ok(Opened { session, will, expiry })
+impl Opening {
+    /// The client's CONNECT, if it comes in time.
+    async fn request(&mut self) -> Option<Box<ConnectRequest>> {
+        loop {
+            match self.wire.engine.poll_event() {
+                Some(Event::Connect(request)) => return Some(request),
+                Some(_) => return None,
+                None if self.wire.is_ended() || self.wire.engine.is_closed() => return None,
+                None => {}
+            }
+            let (clock, wire) = (&self.node.clock, &mut self.wire);
+            let left = wire.engine.poll_timeout().map(|at| at.since(clock.monotonic())).unwrap_or_default();
+            let read = poll_fn(|cx| wire.poll_read(cx, clock.monotonic()));
+            if tokio::time::timeout(left, read).await.is_err() {
+                wire.engine.handle_timeout(clock.monotonic());
+            }
         }
-        Err(reason) => Err((running, reason)),
     }
-}
 
-type Taken = (Arc<Endpoint>, Arc<Link>, Option<Will>, Duration, Progress);
+    /// Takes the session that the client asks for, from whoever has it.
+    async fn open(&mut self, mut request: ConnectRequest) -> Result<Taken, ReasonCode> {
+        let node = self.node.clone();
+        if request.client_id.len() > node.limits.client_id_bytes_max || request.client_id.contains('\0') {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        let (principal, grants) = authenticate(&node, &self.peer, &mut request).await?;
+        tracing::Span::current().record("client", tracing::field::display(&principal));
+        let device = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
+        let assigned = request.client_id.is_empty().then(|| match &device {
+            Some(device) => device.id.to_string(),
+            None => uuid::Uuid::new_v4().simple().to_string(),
+        });
+        let session = session_of(&principal, assigned.as_deref().unwrap_or(&request.client_id));
+        loop {
+            let endpoint = node.registry.get_or_insert(&session);
+            let opening = endpoint.opening.lock().await;
+            // The last connection may have ended the session while this one waited for it.
+            if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
+                let standing = (principal, grants, device);
+                return self.take(endpoint.clone(), opening, request, assigned, standing).await;
+            }
+        }
+    }
 
-async fn try_open(node: &Arc<Inner>, running: &mut Running, mut request: ConnectRequest) -> Result<Taken, ReasonCode> {
-    if request.client_id.len() > node.limits.client_id_bytes_max || request.client_id.contains('\0') {
-        return Err(ReasonCode::ClientIdentifierNotValid);
-    }
-    let (principal, grants) = authenticate(node, &running.peer, &mut request).await?;
-    tracing::Span::current().record("client", tracing::field::display(&principal));
-    let device = device_context(node, &principal).await.map_err(|error| unavailable(&error))?;
-    let assigned = request.client_id.is_empty().then(|| match &device {
-        Some(device) => device.id.to_string(),
-        None => uuid::Uuid::new_v4().simple().to_string(),
-    });
-    let client_id = assigned.as_deref().unwrap_or(&request.client_id);
-    let session = session_of(&principal, client_id);
-    let (endpoint, opening) = loop {
-        let endpoint = node.registry.get_or_insert(&session, &principal.tenant);
-        let opening = endpoint.opening.clone().lock_owned().await;
-        // The last connection may have ended the session while this one waited for it.
-        if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
-            break (endpoint, opening);
-        }
-    };
-    let expiry_s = request.session_expiry_s.min(node.limits.session_expiry_s_max);
-    let expiry = Duration::from_secs(u64::from(expiry_s));
-    let persistent = expiry_s > 0 || (!request.clean_start && endpoint.is_stored());
-    let probe = Link::new(
-        principal.clone(),
-        grants,
-        SessionEpoch::default(),
-        persistent,
-        device.clone(),
-        running.mailbox.clone(),
-    );
-    let taken = match permit_will(node, &probe, &mut request).await {
-        Ok(will) => {
-            if let Some(former) = endpoint.link() {
-                former.mailbox.close(ReasonCode::SessionTakenOver);
+    async fn take(
+        &mut self,
+        endpoint: Arc<Endpoint>,
+        opening: tokio::sync::MutexGuard<'_, ()>,
+        mut request: ConnectRequest,
+        assigned_client_id: Option<String>,
+        (principal, grants, device): (Principal, Grants, Option<Box<DeviceContext>>),
+    ) -> Result<Taken, ReasonCode> {
+        let node = self.node.clone();
+        let expiry_s = request.session_expiry_s.min(node.limits.session_expiry_s_max);
+        let persistent = expiry_s > 0 || (!request.clean_start && endpoint.is_stored());
+        let (mailbox, epoch) = (self.mailbox.clone(), SessionEpoch::default());
+        let probe = Link::new(principal.clone(), grants, epoch, persistent, device, mailbox);
+        let taken = match permit_will(&node, &probe, &mut request).await {
+            Ok(will) => {
+                if let Some(former) = endpoint.link() {
+                    former.mailbox.close(ReasonCode::SessionTakenOver);
+                }
+                let expiry = Duration::from_secs(u64::from(expiry_s));
+                let taken = take(&node, &endpoint, &request, persistent, expiry, will.as_ref()).await;
+                taken.map(|(epoch, resumed)| (will, epoch, resumed)).map_err(|error| unavailable(&error))
             }
-            let taken = take(node, &endpoint, &request, persistent, expiry, will.as_ref()).await;
-            taken.map(|(epoch, resumed)| (will, epoch, resumed)).map_err(|error| unavailable(&error))
-        }
-        Err(reason) => Err(reason),
-    };
-    let (will, epoch, resumed) = match taken {
-        Ok(taken) => taken,
-        Err(reason) => {
-            // Made for this attempt, and nobody else will take it away.
-            if !endpoint.is_connected() && !endpoint.is_stored() {
-                node.registry.remove(&endpoint);
+            Err(reason) => Err(reason),
+        };
+        let (will, epoch, resumed) = match taken {
+            Ok(taken) => taken,
+            Err(reason) => {
+                // Made for this attempt, and nobody else will take it away.
+                if !endpoint.is_connected() && !endpoint.is_stored() {
+                    node.registry.remove(&endpoint);
+                }
+                return Err(reason);
             }
-            return Err(reason);
+        };
+        let session_present = resumed.is_some();
+        if !session_present {
+            node.unsubscribe_all(&endpoint);
         }
-    };
-    let session_present = resumed.is_some();
-    if !session_present {
-        node.unsubscribe_all(&endpoint);
-    }
-    let resumed = resumed.unwrap_or_default();
-    for subscription in &resumed.subscriptions {
-        if !endpoint.subscriptions().contains_key(&subscription.filter) {
-            node.subscribe(&endpoint, subscription.clone());
-        }
-    }
-    let link = Arc::new(probe.with_epoch(epoch));
-    if persistent {
-        running.mailbox.fall_behind();
-    }
-    if let Some(former) = endpoint.set_link(link.clone()) {
-        node.release(&endpoint, &former);
-    }
-    node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
-    node.arrived(&link).await;
-    drop(opening);
-    node.greet(&link);
-    // What was revoked between the first question and the registration above would be missed otherwise.
-    match node.access.standing(&principal).await {
-        Ok(Standing::Current(grants)) => {
-            link.set_grants(grants);
-            if let Err(error) = node.resume_places(&endpoint, &link).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "devices cannot be read");
-                running.mailbox.close(ReasonCode::ServerBusy);
+        let resumed = resumed.unwrap_or_default();
+        for subscription in &resumed.subscriptions {
+            if !endpoint.has_subscription(&subscription.filter) {
+                node.subscribe(&endpoint, subscription);
             }
         }
-        Ok(Standing::Revoked) => running.mailbox.close(ReasonCode::NotAuthorized),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read");
-            running.mailbox.close(ReasonCode::ServerBusy);
+        let link = Arc::new(probe.with_epoch(epoch));
+        if persistent {
+            self.mailbox.fall_behind();
+        }
+        if let Some(former) = endpoint.set_link(link.clone()) {
+            node.release(&endpoint, &former);
+        }
+        node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
+        node.arrived(&link).await;
+        drop(opening);
+        node.greet(&link);
+        self.ask_again(&endpoint, &link).await;
+        self.wire.engine.accept(
+            node.clock.monotonic(),
+            Accepted {
+                session_present,
+                session_expiry_s: expiry_s,
+                assigned_client_id,
+                server_keep_alive_s: None,
+                received: resumed.received,
+            },
+        );
+        let sent_through = if session_present { resumed.sent_through } else { Position::default() };
+        Ok(Taken { endpoint, link, will, expiry_s, sent_through })
+    }
+
+    /// What was revoked between the first question and the registration would be missed otherwise.
+    async fn ask_again(&self, endpoint: &Arc<Endpoint>, link: &Link) {
+        match self.node.access.standing(&link.principal).await {
+            Ok(Standing::Current(grants)) => {
+                link.set_grants(grants);
+                if let Err(error) = self.node.resume_places(endpoint, link).await {
+                    tracing::error!(error = &error as &dyn std::error::Error, "devices cannot be read");
+                    self.mailbox.close(ReasonCode::ServerBusy);
+                }
+            }
+            Ok(Standing::Revoked) => self.mailbox.close(ReasonCode::NotAuthorized),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "standing cannot be read");
+                self.mailbox.close(ReasonCode::ServerBusy);
+            }
         }
     }
-    running.engine.accept(
-        node.clock.monotonic(),
-        Accepted {
-            session_present,
-            session_expiry_s: expiry_s,
-            assigned_client_id: assigned,
-            server_keep_alive_s: None,
-            received: resumed.received,
-        },
-    );
-    let sent_through = session_present.then_some(resumed.sent_through).filter(|through| *through > Position(0));
-    Ok((endpoint, link, will, expiry, Progress::after(sent_through)))
 }
 
 async fn permit_will(node: &Inner, link: &Link, request: &mut ConnectRequest) -> Result<Option<Will>, ReasonCode> {
@@ -242,7 +291,7 @@ async fn authenticate(
     }
 }
 
-async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<DeviceContext>, StoreError> {
+async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<Box<DeviceContext>>, StoreError> {
     let Subject::Device { device, .. } = &principal.subject else { return Ok(None) };
     let meta = &*node.stores.meta;
     let Some(record) = node.directory.device(meta, &principal.tenant, device).await? else {
@@ -250,14 +299,14 @@ async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<De
     };
     let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
     let product = node.directory.product(meta, key).await?;
-    Ok(Some(DeviceContext {
+    Ok(Some(Box::new(DeviceContext {
         id: record.id.clone(),
         product: record.product.clone(),
         epoch: record.epoch,
         home: record.home.clone(),
         encoding: product.map(|product| product.encoding).unwrap_or_default(),
         prefix: iot_core::topic::of_device(&record.id, ""),
-    }))
+    })))
 }
 
 async fn take(
@@ -267,7 +316,7 @@ async fn take(
     persistent: bool,
     expiry: Duration,
     will: Option<&Will>,
-) -> Result<(SessionEpoch, Option<iot_core::store::Resumed>), StoreError> {
+) -> Result<(SessionEpoch, Option<store::Resumed>), StoreError> {
     if !persistent && !endpoint.is_stored() {
         return Ok((node.next_epoch(), None));
     }
@@ -276,7 +325,7 @@ async fn take(
     let opened = node
         .stores
         .sessions
-        .open(Opening {
+        .open(store::Opening {
             session: endpoint.session.clone(),
             clean: request.clean_start,
             keep,
@@ -295,19 +344,19 @@ async fn take(
 }
 
 /// Leaves the session: nothing if another connection has taken it.
-async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
-    let Session { endpoint, link, connection, delivery, .. } = &opened.session;
-    connection.mailbox.shut();
+async fn close(session: &mut Session, cause: &Cause) {
+    let will = session.take_will();
+    let Session { node, endpoint, link, progress, expiry_s, .. } = &*session;
+    link.mailbox.shut();
     let opening = endpoint.opening.lock().await;
     let current = endpoint.clear_link(link);
-    let expiry = match cause {
-        Cause::Disconnected { session_expiry_s: Some(s), .. } => {
-            Duration::from_secs(u64::from((*s).min(node.limits.session_expiry_s_max)))
-        }
-        _ => opened.expiry,
+    let expiry_s = match cause {
+        Cause::Disconnected { session_expiry_s: Some(s), .. } => (*s).min(node.limits.session_expiry_s_max),
+        _ => *expiry_s,
     };
-    let will = opened.will.as_ref().filter(|_| cause.with_will());
-    let later = will.is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
+    let expiry = Duration::from_secs(u64::from(expiry_s));
+    let will = will.filter(|_| cause.with_will());
+    let later = will.as_ref().is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
     if current {
         node.release(endpoint, link);
         if link.persistent {
@@ -317,7 +366,7 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
                 at: node.clock.timestamp(),
                 keep: expiry,
                 will: later,
-                sent_through: delivery.last.max(delivery.sent_through).unwrap_or_default(),
+                sent_through: progress.last.max(progress.sent_through),
             };
             if let Err(error) = node.stores.sessions.close(closing).await.map(drop) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a session cannot be closed in the store");
@@ -335,7 +384,7 @@ async fn close(node: &Arc<Inner>, opened: &Opened, cause: &Cause) {
     }
     drop(opening);
     if let Some(will) = will.filter(|_| !later)
-        && let Err(error) = node.publish_will(will.message.clone()).await
+        && let Err(error) = node.publish_will(will.message).await
     {
         tracing::error!(error = &error as &dyn std::error::Error, "a will cannot be published");
     }

@@ -5,7 +5,7 @@
 //! delivery.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -26,8 +26,8 @@ use super::{
 /// The devices that a client has subscribed to by name. Bounded by its subscriptions.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    // Small sections, never across an await.
-    by_device: RwLock<HashMap<DeviceId, Resource>>,
+    // Small sections, never across an await. Most clients have none.
+    by_device: RwLock<BTreeMap<DeviceId, Resource>>,
 }
 
 impl Places {
@@ -109,7 +109,7 @@ impl Inner {
             }
         }
         let now = self.clock.timestamp();
-        let filters: Vec<String> = endpoint.subscriptions().keys().cloned().collect();
+        let filters = endpoint.filters();
         let lost: Vec<String> = filters.into_iter().filter(|filter| !self.still_watches(link, filter, now)).collect();
         if lost.is_empty() {
             return Ok(());
@@ -138,7 +138,7 @@ impl Inner {
         if link.device.is_some() || link.sees_everything(self.clock.timestamp()) {
             return Ok(());
         }
-        let filters: Vec<String> = endpoint.subscriptions().keys().cloned().collect();
+        let filters = endpoint.filters();
         for device in filters.iter().filter_map(|filter| named_device(filter)) {
             let _reviewed_below = self.may_watch(endpoint, link, &device).await?;
         }

@@ -1,9 +1,11 @@
 use std::{
     collections::VecDeque,
+    num::NonZeroU32,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::Waker,
 };
 
 use tokio::sync::{Notify, watch};
@@ -16,12 +18,13 @@ use tokio::sync::{Notify, watch};
 pub(crate) struct Plane<T> {
     // Small sections, never across an await.
     items: Mutex<Items<T>>,
+    // How many wait; written under the lock.
+    len: AtomicUsize,
     // How many of all that were ever pushed the worker is done with.
     done: watch::Sender<u64>,
     pressed_len: usize,
     closed: AtomicBool,
     pushed: Notify,
-    relieved: Notify,
 }
 
 #[derive(Debug)]
@@ -29,17 +32,25 @@ struct Items<T> {
     waiting: VecDeque<T>,
     // Of all time.
     taken: u64,
+    // Counts the batches that were taken.
+    round: u32,
+    // Who does not read until the next batch is taken.
+    held_up: Vec<Waker>,
 }
+
+/// Since which batch a connection waits for relief.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Round(Option<NonZeroU32>);
 
 impl<T> Plane<T> {
     pub(crate) fn new(pressed_len: usize) -> Self {
         Self {
-            items: Mutex::new(Items { waiting: VecDeque::new(), taken: 0 }),
+            items: Mutex::new(Items { waiting: VecDeque::new(), taken: 0, round: 1, held_up: Vec::new() }),
+            len: AtomicUsize::new(0),
             done: watch::channel(0).0,
             pressed_len,
             closed: AtomicBool::new(false),
             pushed: Notify::new(),
-            relieved: Notify::new(),
         }
     }
 
@@ -50,13 +61,14 @@ impl<T> Plane<T> {
     pub(crate) fn push(&self, item: T) {
         let mut items = self.items();
         items.waiting.push_back(item);
+        self.len.store(items.waiting.len(), Ordering::Relaxed);
         if items.waiting.len() == 1 {
             self.pushed.notify_one();
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.items().waiting.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Whether connections must not read.
@@ -64,9 +76,22 @@ impl<T> Plane<T> {
         self.len() >= self.pressed_len
     }
 
-    /// Resolves when the worker has taken a batch.
-    pub(crate) fn relieved(&self) -> impl Future<Output = ()> + '_ {
-        self.relieved.notified()
+    /// Whether the connection must not read; if so it is woken when the worker has taken a batch. `round` is the connection's, to
+    /// be kept for the next call: it waits once for each batch, however often it asks.
+    pub(crate) fn holds_up(&self, round: &mut Round, waker: &Waker) -> bool {
+        if !self.is_pressed() {
+            return false;
+        }
+        let mut items = self.items();
+        if items.waiting.len() < self.pressed_len {
+            return false;
+        }
+        let present = Round(NonZeroU32::new(items.round));
+        if *round != present {
+            *round = present;
+            items.held_up.push(waker.clone());
+        }
+        true
     }
 
     /// Resolves when the worker is done with everything that was pushed before the call.
@@ -90,9 +115,12 @@ impl<T> Plane<T> {
                 if !items.waiting.is_empty() {
                     let count = items.waiting.len().min(max);
                     items.taken += count as u64;
+                    items.round = items.round.checked_add(1).unwrap_or(1);
                     let batch = items.waiting.drain(..count).collect();
+                    self.len.store(items.waiting.len(), Ordering::Relaxed);
+                    let held_up = std::mem::take(&mut items.held_up);
                     drop(items);
-                    self.relieved.notify_waiters();
+                    held_up.into_iter().for_each(Waker::wake);
                     return Some(batch);
                 }
             }
@@ -115,6 +143,15 @@ mod tests {
     use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     async fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
         let mut future = future;
@@ -139,11 +176,15 @@ mod tests {
     async fn relief_after_the_question_is_not_missed() {
         let plane = Plane::new(2);
         (0..3).for_each(|n| plane.push(n));
-        let mut relieved = pin!(plane.relieved());
-        assert!(plane.is_pressed());
-        assert_eq!(plane.take(2).await, Some(vec![0, 1]));
-        assert!(!plane.is_pressed());
-        assert!(is_ready(relieved.as_mut()).await, "not polled before");
+        let (woken, mut round) = (Arc::new(Woken::default()), Round::default());
+        let waker = Waker::from(woken.clone());
+        assert!(plane.holds_up(&mut round, &waker) && plane.holds_up(&mut round, &waker));
+        assert_eq!(plane.take(1).await, Some(vec![0]));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "once, however often it asked");
+        assert!(plane.holds_up(&mut round, &waker), "there is still too much");
+        assert_eq!(plane.take(2).await, Some(vec![1, 2]));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        assert!(!plane.holds_up(&mut round, &waker));
     }
 
     #[tokio::test]

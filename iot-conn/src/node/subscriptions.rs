@@ -10,13 +10,13 @@ use iot_core::{
 };
 
 use super::{
-    connection::Session,
     directory::Presence,
     endpoint::{Endpoint, full_filter, reaches_devices},
     gate::Gate,
     mailbox::{Kind, Outgoing},
     offers::Offer,
     places::named_device,
+    session::Session,
 };
 use crate::{
     mqtt::{ReasonCode, RetainHandling, server::SubscribeOptions},
@@ -27,20 +27,19 @@ use crate::{
 const RETAINED_PAGE: u32 = 256;
 
 impl Session {
-    /// Subscribes to what is permitted; a code per filter. Stored before it is answered, for a persistent session.
+    /// Subscribes to what is permitted; a code per filter, and the filters that were not subscribed before. Stored before it is
+    /// answered, for a persistent session.
     pub(crate) async fn subscribe(
         &mut self,
         filters: &[(String, SubscribeOptions)],
         identifier: Option<u32>,
-    ) -> Vec<ReasonCode> {
+    ) -> (Vec<ReasonCode>, Vec<String>) {
         let mut codes = Vec::with_capacity(filters.len());
         let mut granted = Vec::new();
-        let held = self.endpoint.subscriptions().len();
+        let held = self.endpoint.subscriptions_len();
         for (filter, options) in filters {
-            let full = full_filter(self.link.device.as_ref(), filter);
-            if held + granted.len() >= self.connection.node.limits.subscriptions_max
-                && !self.endpoint.subscriptions().contains_key(&full)
-            {
+            let full = full_filter(self.link.device.as_deref(), filter);
+            if held + granted.len() >= self.node.limits.subscriptions_max && !self.endpoint.has_subscription(&full) {
                 codes.push(ReasonCode::QuotaExceeded);
                 continue;
             }
@@ -59,27 +58,28 @@ impl Session {
             }
         }
         // Not while another connection takes the session: it would inherit what it did not ask for.
-        let opening = self.endpoint.opening.clone();
-        let _opening = opening.lock().await;
+        let endpoint = self.endpoint.clone();
+        let _opening = endpoint.opening.lock().await;
         if !self.is_current() || !self.store(&granted).await {
-            return vec![ReasonCode::UnspecifiedError; filters.len()];
+            return (vec![ReasonCode::UnspecifiedError; filters.len()], Vec::new());
         }
-        self.note_new(filters, &granted);
-        granted.into_iter().for_each(|subscription| self.connection.node.subscribe(&self.endpoint, subscription));
-        codes
+        let fresh = granted.iter().filter(|subscription| !endpoint.has_subscription(&subscription.filter));
+        let fresh = fresh.map(|subscription| subscription.filter.clone()).collect();
+        granted.iter().for_each(|subscription| self.node.subscribe(&endpoint, subscription));
+        (codes, fresh)
     }
 
     /// Whether this connection still has its session; if not, it ends.
     fn is_current(&mut self) -> bool {
         let current = self.endpoint.is_linked_to(&self.link);
         if !current {
-            self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+            self.wire.engine.disconnect(ReasonCode::SessionTakenOver);
         }
         current
     }
 
     async fn permit(&self, filter: &str) -> Result<(), ReasonCode> {
-        let node = &self.connection.node;
+        let node = &self.node;
         let limits = &node.limits;
         if topic::check_filter(filter, limits.topic_bytes_max, limits.topic_levels_max).is_err() {
             return Err(ReasonCode::TopicFilterInvalid);
@@ -113,11 +113,11 @@ impl Session {
         if !self.link.persistent || granted.is_empty() {
             return true;
         }
-        let store = &self.connection.node.stores.sessions;
+        let store = &self.node.stores.sessions;
         match store.subscribe(&self.endpoint.session, self.link.epoch, granted).await {
             Ok(Fenced::Done) => true,
             Ok(Fenced::Superseded) => {
-                self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+                self.wire.engine.disconnect(ReasonCode::SessionTakenOver);
                 false
             }
             Err(error) => {
@@ -127,28 +127,20 @@ impl Session {
         }
     }
 
-    /// Remembers which subscriptions were not there before, for retain handling 1.
-    fn note_new(&mut self, filters: &[(String, SubscribeOptions)], granted: &[StoredSubscription]) {
-        let known = self.endpoint.subscriptions();
-        let fresh = granted.iter().filter(|subscription| !known.contains_key(&subscription.filter));
-        self.fresh = fresh.map(|subscription| subscription.filter.clone()).collect();
-        debug_assert!(self.fresh.len() <= filters.len());
-    }
-
     /// Unsubscribes; a code per filter.
     pub(crate) async fn unsubscribe(&mut self, filters: &[String]) -> Vec<ReasonCode> {
-        let full: Vec<String> = filters.iter().map(|filter| full_filter(self.link.device.as_ref(), filter)).collect();
-        let opening = self.endpoint.opening.clone();
-        let _opening = opening.lock().await;
+        let full: Vec<String> = filters.iter().map(|filter| full_filter(self.link.device.as_deref(), filter)).collect();
+        let endpoint = self.endpoint.clone();
+        let _opening = endpoint.opening.lock().await;
         if !self.is_current() {
             return vec![ReasonCode::UnspecifiedError; filters.len()];
         }
         if self.link.persistent {
-            let store = &self.connection.node.stores.sessions;
+            let store = &self.node.stores.sessions;
             match store.unsubscribe(&self.endpoint.session, self.link.epoch, &full).await {
                 Ok(Fenced::Done) => {}
                 Ok(Fenced::Superseded) => {
-                    self.connection.engine.disconnect(ReasonCode::SessionTakenOver);
+                    self.wire.engine.disconnect(ReasonCode::SessionTakenOver);
                     return vec![ReasonCode::UnspecifiedError; filters.len()];
                 }
                 Err(error) => {
@@ -158,7 +150,7 @@ impl Session {
             }
         }
         let code = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
-        full.iter().map(|filter| code(self.connection.node.unsubscribe(&self.endpoint, filter))).collect()
+        full.iter().map(|filter| code(self.node.unsubscribe(&self.endpoint, filter))).collect()
     }
 
     /// Sends retained messages that new subscriptions match (MQTT 5 §3.3.1.3).
@@ -166,11 +158,11 @@ impl Session {
         &mut self,
         filters: &[(String, SubscribeOptions)],
         codes: &[ReasonCode],
+        fresh: &[String],
         identifier: Option<u32>,
     ) {
-        let fresh = std::mem::take(&mut self.fresh);
         for ((filter, options), code) in filters.iter().zip(codes) {
-            let full = full_filter(self.link.device.as_ref(), filter);
+            let full = full_filter(self.link.device.as_deref(), filter);
             let wanted = match options.retain_handling {
                 RetainHandling::Send => true,
                 RetainHandling::SendIfNew => fresh.contains(&full),
@@ -181,7 +173,7 @@ impl Session {
             }
             if let Err(error) = self.send_retained_of(&full, options.qos, identifier).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "retained messages cannot be read");
-                self.connection.engine.disconnect(ReasonCode::UnspecifiedError);
+                self.wire.engine.disconnect(ReasonCode::UnspecifiedError);
                 return;
             }
         }
@@ -193,7 +185,7 @@ impl Session {
         qos: QoS,
         identifier: Option<u32>,
     ) -> Result<(), iot_core::store::StoreError> {
-        let node = self.connection.node.clone();
+        let node = self.node.clone();
         let tenant = self.link.principal.tenant.clone();
         let now = node.clock.timestamp();
         let mut after: Option<Arc<str>> = None;
@@ -227,7 +219,7 @@ impl Session {
 
     async fn epoch_is_current(&self, message: &Message) -> Result<bool, iot_core::store::StoreError> {
         let Some((device, epoch)) = &message.device else { return Ok(true) };
-        let node = &self.connection.node;
+        let node = &self.node;
         let found = node.directory.device(&*node.stores.meta, &message.tenant, device).await?;
         Ok(found.is_some_and(|found| found.epoch == *epoch))
     }
@@ -237,39 +229,39 @@ impl Session {
         let identifiers: Identifiers = identifier.into_iter().collect();
         if qos == QoS::AtMostOnce || !self.link.persistent {
             let outgoing = Outgoing { message, qos, retain: true, identifiers, kind: Kind::Passing };
-            self.connection.mailbox.post_retained(outgoing);
+            self.link.mailbox.post_retained(outgoing);
             return;
         }
         let target =
             Target { session: self.endpoint.session.clone(), qos, retain: true, identifiers: identifiers.to_vec() };
         let message = Message { retain: false, ..message };
         let to = vec![(self.endpoint.clone(), target)];
-        self.connection.node.offers.push(Offer { message, to, received: None, part: Gate::open().part() });
+        self.node.offers.push(Offer { message, to, received: None, part: Gate::open().part() });
     }
 }
 
 impl super::Inner {
     /// Enters a subscription into the routing table.
-    pub(crate) fn subscribe(&self, endpoint: &Arc<Endpoint>, stored: StoredSubscription) {
+    pub(crate) fn subscribe(&self, endpoint: &Arc<Endpoint>, stored: &StoredSubscription) {
         let subscription = Subscription {
             qos: stored.qos,
             no_local: stored.no_local,
             retain_as_published: stored.retain_as_published,
             identifier: stored.identifier,
         };
-        let tenant = endpoint.tenant.as_str();
+        let tenant = endpoint.session.tenant();
         let _ordered = self.retaining.write().unwrap_or_else(PoisonError::into_inner);
         if self.router.subscribe(tenant, &stored.filter, endpoint.subscriber, endpoint, subscription) == Subscribed::New
         {
             metrics::gauge!("iot_subscriptions").increment(1.0);
         }
-        endpoint.subscriptions().insert(stored.filter.clone(), stored);
+        endpoint.add_subscription(&stored.filter);
     }
 
     /// Takes a subscription out of the routing table; whether it was there.
     pub(crate) fn unsubscribe(&self, endpoint: &Endpoint, filter: &str) -> bool {
-        endpoint.subscriptions().remove(filter);
-        let removed = self.router.unsubscribe(endpoint.tenant.as_str(), filter, endpoint.subscriber);
+        endpoint.remove_subscription(filter);
+        let removed = self.router.unsubscribe(endpoint.session.tenant(), filter, endpoint.subscriber);
         if removed {
             metrics::gauge!("iot_subscriptions").decrement(1.0);
         }
@@ -278,8 +270,7 @@ impl super::Inner {
 
     /// Takes all subscriptions of a session out of the routing table.
     pub(crate) fn unsubscribe_all(&self, endpoint: &Endpoint) {
-        let filters: Vec<String> = endpoint.subscriptions().keys().cloned().collect();
-        for filter in filters {
+        for filter in endpoint.filters() {
             self.unsubscribe(endpoint, &filter);
         }
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use iot_core::{
+    id::TenantId,
     session::Position,
     store::Closing,
     store::{Due, Fenced, StoreError},
@@ -81,14 +82,13 @@ pub(crate) async fn restore(node: &Arc<Inner>) -> Result<(), StoreError> {
         let end = page.len() < SESSIONS_PAGE as usize;
         after = page.last().map(|stored| stored.session.clone());
         for stored in page {
-            let tenant = stored.session.as_str().split('/').next().unwrap_or_default();
-            let Ok(tenant) = tenant.parse() else {
+            if TenantId::parse(stored.session.tenant()).is_err() {
                 return Err(StoreError::Damaged { backend: "sessions", what: format!("session {}", stored.session) });
-            };
-            let endpoint = node.registry.get_or_insert(&stored.session, &tenant);
+            }
+            let endpoint = node.registry.get_or_insert(&stored.session);
             endpoint.set_stored(true);
             for subscription in stored.subscriptions {
-                node.subscribe(&endpoint, subscription);
+                node.subscribe(&endpoint, &subscription);
             }
             if stored.open {
                 let closing = Closing {

@@ -7,6 +7,7 @@ use iot_core::{
     access::{Permission, Resource},
     device::Device,
     event::Event,
+    id::{DeviceId, OwnershipEpoch},
     message::{Message, Properties, QoS},
     payload::{self, ErrorBody, InvalidPayload, Uplink},
     session::SessionId,
@@ -47,34 +48,50 @@ enum Permitted {
     Custom,
 }
 
+/// What became of a message that a client has published.
+pub(crate) enum Taken {
+    /// It is on its way, or refused.
+    Done(ReasonCode),
+    /// Something has to be read or asked first: [`Inner::publish_later`].
+    NotYet(Box<PublishRequest>),
+}
+
+/// Where a topic is, as far as is known.
+enum Located {
+    At(Place),
+    Refused(ReasonCode),
+    /// The device's record has to be read.
+    Unknown(DeviceId),
+}
+
+/// The record of the device that a topic names, if it was read.
+type Found = Option<Option<Arc<Device>>>;
+
 impl Inner {
     /// Takes what a client has published. The gate opens when everything that its acknowledgement promises is done.
-    pub(crate) async fn publish(
+    pub(crate) fn publish(
         &self,
         endpoint: &Endpoint,
         link: &Arc<Link>,
         request: PublishRequest,
-        gate: &Gate,
-    ) -> ReasonCode {
+        gate: &Gate<'_>,
+        found: Found,
+    ) -> Taken {
         let now = self.clock.timestamp();
-        let place = match self.place(link, &request.topic, now).await {
-            Ok(place) => place,
-            Err(reason) => {
+        let place = match self.place(link, &request.topic, now, found) {
+            Located::At(Place::Service) | Located::Unknown(_) => return Taken::NotYet(Box::new(request)),
+            Located::At(place) => place,
+            Located::Refused(reason) => {
                 metrics::counter!("iot_publishes_refused_total", "reason" => "not_authorized").increment(1);
-                return reason;
+                return Taken::Done(reason);
             }
         };
-        if let (Place::Service, Some(device)) = (&place, &link.device)
-            && let Some(DeviceTopic::Ask(name)) = DeviceTopic::parse(&request.topic)
-        {
-            return self.ask(link, device, name, request.payload).await;
-        }
         let received = request.packet_id.filter(|_| request.qos == QoS::ExactlyOnce && link.persistent);
         let received = received.map(|id| (endpoint.session.clone(), link.epoch, id));
         let (topic, device, keep) = match (&place, &link.device) {
             (Place::Own(kind), Some(device)) => {
                 if let Err(invalid) = self.report(link, device, kind, &request, gate, now) {
-                    return self.refuse_payload(link, device, &request.topic, &invalid);
+                    return Taken::Done(self.refuse_payload(link, device, &request.topic, &invalid));
                 }
                 let topic: Arc<str> = format!("{}{}", device.prefix, request.topic).into();
                 (topic, Some((device.id.clone(), device.epoch)), matches!(kind, Permitted::Custom))
@@ -95,19 +112,55 @@ impl Inner {
             device,
         };
         let matched = self.route(Some(endpoint), message, received, gate);
-        if matched == 0 && !matches!(place, Place::Own(_)) {
+        Taken::Done(if matched == 0 && !matches!(place, Place::Own(_)) {
             ReasonCode::NoMatchingSubscribers
         } else {
             ReasonCode::Success
+        })
+    }
+
+    /// The same, reading and asking what is needed.
+    pub(crate) async fn publish_later(
+        &self,
+        endpoint: &Endpoint,
+        link: &Arc<Link>,
+        request: PublishRequest,
+        gate: &Gate<'_>,
+    ) -> ReasonCode {
+        let found = match self.place(link, &request.topic, self.clock.timestamp(), None) {
+            Located::Unknown(id) => match self.read_device(link, &id).await {
+                Ok(found) => Some(found),
+                Err(reason) => return reason,
+            },
+            Located::At(Place::Service) => {
+                let (Some(device), Some(DeviceTopic::Ask(name))) = (&link.device, DeviceTopic::parse(&request.topic))
+                else {
+                    return ReasonCode::NotAuthorized;
+                };
+                return self.ask(link, device, name, request.payload).await;
+            }
+            Located::At(_) | Located::Refused(_) => None,
+        };
+        match self.publish(endpoint, link, request, gate, found) {
+            Taken::Done(reason) => reason,
+            Taken::NotYet(_) => ReasonCode::UnspecifiedError,
         }
     }
 
-    async fn place(&self, link: &Link, name: &str, now: Timestamp) -> Result<Place, ReasonCode> {
-        let denied = Err(ReasonCode::NotAuthorized);
+    async fn read_device(&self, link: &Link, id: &DeviceId) -> Result<Option<Arc<Device>>, ReasonCode> {
+        let found = self.directory.device(&*self.stores.meta, &link.principal.tenant, id).await;
+        found.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a device cannot be read");
+            ReasonCode::UnspecifiedError
+        })
+    }
+
+    fn place(&self, link: &Link, name: &str, now: Timestamp, found: Found) -> Located {
+        let denied = Located::Refused(ReasonCode::NotAuthorized);
         if name.len() > self.limits.topic_bytes_max
             || topic::check_name(name, usize::MAX, self.limits.topic_levels_max).is_err()
         {
-            return Err(ReasonCode::TopicNameInvalid);
+            return Located::Refused(ReasonCode::TopicNameInvalid);
         }
         let tenant = &link.principal.tenant;
         if let Some(device) = &link.device {
@@ -120,22 +173,26 @@ impl Inner {
                 _ => return denied,
             };
             let allowed = link.permits(Permission::Report, &device.resource(tenant), now);
-            return if allowed { Ok(place) } else { denied };
+            return if allowed { Located::At(place) } else { denied };
         }
         if let Some((device, local)) = topic::split_device(name) {
             let Some(DeviceTopic::DownCustom(_)) = DeviceTopic::parse(local) else { return denied };
             let Ok(id) = device.parse() else { return denied };
-            let found = self.directory.device(&*self.stores.meta, tenant, &id).await;
-            let Some(device) = found.map_err(|_| ReasonCode::UnspecifiedError)? else { return denied };
             // Of the whole tenant: what people may do with their devices, they do by commands, which end and are accounted for.
-            let allowed = link.permits(Permission::Control, &Resource::tenant(tenant), now);
-            return if allowed { Ok(Place::Other(device)) } else { denied };
+            if !link.permits(Permission::Control, &Resource::tenant(tenant), now) {
+                return denied;
+            }
+            return match found.or_else(|| self.directory.known_device(tenant, &id)) {
+                Some(Some(device)) => Located::At(Place::Other(device)),
+                Some(None) => denied,
+                None => Located::Unknown(id),
+            };
         }
         let reserved = name.starts_with('$') || name == "d" || name == "alarm" || name.starts_with("alarm/");
         if reserved || !link.permits(Permission::Publish, &Resource::tenant(tenant), now) {
             return denied;
         }
-        Ok(Place::Free)
+        Located::At(Place::Free)
     }
 
     fn report(
@@ -144,7 +201,7 @@ impl Inner {
         device: &DeviceContext,
         kind: &Permitted,
         request: &PublishRequest,
-        gate: &Gate,
+        gate: &Gate<'_>,
         now: Timestamp,
     ) -> Result<(), InvalidPayload> {
         let uplinks = match kind {
@@ -191,8 +248,8 @@ impl Inner {
             identifiers: Identifiers::default(),
             kind: Kind::Passing,
         };
-        if link.mailbox.post(outgoing, Gate::open().part()) != Posted::Taken {
-            metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
+        if link.mailbox.post(outgoing, &Gate::open()) != Posted::Taken {
+            self.counters.shed.increment(1);
         }
         ReasonCode::PayloadFormatInvalid
     }
@@ -225,7 +282,7 @@ impl Inner {
         sender: Option<&Endpoint>,
         message: Message,
         received: Option<(SessionId, iot_core::session::SessionEpoch, u16)>,
-        gate: &Gate,
+        gate: &Gate<'_>,
     ) -> usize {
         let now = message.published;
         let _ordered = message.retain.then(|| self.retaining.read().unwrap_or_else(PoisonError::into_inner));
@@ -250,8 +307,8 @@ impl Inner {
                     let message = message.clone();
                     let outgoing =
                         Outgoing { message, qos, retain, identifiers: matched.identifiers, kind: Kind::Passing };
-                    if link.mailbox.post(outgoing, gate.part()) == Posted::Shed {
-                        metrics::counter!("iot_messages_dropped_total", "reason" => "mailbox_full").increment(1);
+                    if link.mailbox.post(outgoing, gate) == Posted::Shed {
+                        self.counters.shed.increment(1);
                     }
                 }
                 None if qos == QoS::AtMostOnce || !endpoint.is_stored() => {}
@@ -306,8 +363,20 @@ impl Inner {
         link: &Link,
         name: &str,
         now: Timestamp,
-    ) -> Result<(String, Option<(iot_core::id::DeviceId, iot_core::id::OwnershipEpoch)>), ReasonCode> {
-        match (self.place(link, name, now).await?, &link.device) {
+    ) -> Result<(String, Option<(DeviceId, OwnershipEpoch)>), ReasonCode> {
+        let place = match self.place(link, name, now, None) {
+            Located::Unknown(id) => {
+                let found = self.read_device(link, &id).await?;
+                self.place(link, name, now, Some(found))
+            }
+            known => known,
+        };
+        let place = match place {
+            Located::At(place) => place,
+            Located::Refused(reason) => return Err(reason),
+            Located::Unknown(_) => return Err(ReasonCode::UnspecifiedError),
+        };
+        match (place, &link.device) {
             (Place::Own(Permitted::Custom), Some(device)) => {
                 Ok((format!("{}{name}", device.prefix), Some((device.id.clone(), device.epoch))))
             }

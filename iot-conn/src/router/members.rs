@@ -2,31 +2,111 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use iot_core::message::QoS;
+
 use super::{SubscriberId, Subscription};
 
 /// One subscriber's subscription with one filter.
 pub(super) struct Member<H> {
     pub(super) id: SubscriberId,
     pub(super) handle: H,
-    pub(super) subscription: Subscription,
+    /// 0 for none, which no client can choose (MQTT 5 §3.8.2.1.2).
+    identifier: u32,
+    qos: QoS,
+    no_local: bool,
+    retain_as_published: bool,
 }
 
-/// All subscriptions with one filter.
-pub(super) struct Subscribers<H> {
-    pub(super) plain: Members<H>,
+impl<H> Member<H> {
+    pub(super) fn new(id: SubscriberId, handle: H, subscription: Subscription) -> Self {
+        let Subscription { qos, no_local, retain_as_published, identifier } = subscription;
+        Self { id, handle, identifier: identifier.unwrap_or(0), qos, no_local, retain_as_published }
+    }
+
+    pub(super) fn subscription(&self) -> Subscription {
+        Subscription {
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            identifier: Some(self.identifier).filter(|identifier| *identifier > 0),
+        }
+    }
+}
+
+/// All subscriptions with one filter. Nearly all filters have one, and there are as many filters as there are clients.
+#[derive(Default)]
+pub(super) enum Subscribers<H> {
+    #[default]
+    None,
+    /// Not in a group.
+    One(Member<H>),
+    Crowd(Box<Crowd<H>>),
+}
+
+pub(super) struct Crowd<H> {
+    plain: Members<H>,
     groups: BTreeMap<Box<str>, Group<H>>,
 }
 
 impl<H> Subscribers<H> {
     /// Adds the member to the group or to the plain subscriptions; gives back the one it replaces.
     pub(super) fn insert(&mut self, group: Option<&str>, member: Member<H>) -> Option<Member<H>> {
-        match group {
-            None => self.plain.insert(member),
-            Some(group) => self.groups.entry(group.into()).or_default().members.insert(member),
+        match (self, group) {
+            (Self::Crowd(crowd), None) => crowd.plain.insert(member),
+            (Self::Crowd(crowd), Some(group)) => crowd.groups.entry(group.into()).or_default().members.insert(member),
+            (Self::One(known), None) if known.id == member.id => Some(std::mem::replace(known, member)),
+            (one @ Self::None, None) => {
+                *one = Self::One(member);
+                None
+            }
+            (few, group) => {
+                let mut crowd = Crowd { plain: Members::default(), groups: BTreeMap::new() };
+                if let Self::One(known) = std::mem::take(few) {
+                    crowd.plain.insert(known);
+                }
+                *few = Self::Crowd(Box::new(crowd));
+                few.insert(group, member)
+            }
         }
     }
 
     pub(super) fn remove(&mut self, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
+        match (&mut *self, group) {
+            (Self::One(known), None) if known.id == id => match std::mem::take(self) {
+                Self::One(known) => Some(known),
+                _ => None,
+            },
+            (Self::Crowd(crowd), _) => {
+                let removed = crowd.remove(group, id);
+                if crowd.plain.is_empty() && crowd.groups.is_empty() {
+                    *self = Self::None;
+                }
+                removed
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn for_each_plain(&self, mut action: impl FnMut(&Member<H>)) {
+        match self {
+            Self::None => {}
+            Self::One(member) => action(member),
+            Self::Crowd(crowd) => crowd.plain.for_each(action),
+        }
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = &Group<H>> {
+        let crowd = if let Self::Crowd(crowd) = self { Some(crowd) } else { None };
+        crowd.into_iter().flat_map(|crowd| crowd.groups.values())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl<H> Crowd<H> {
+    fn remove(&mut self, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
         let Some(name) = group else { return self.plain.remove(id) };
         let group = self.groups.get_mut(name)?;
         let removed = group.members.remove(id);
@@ -34,20 +114,6 @@ impl<H> Subscribers<H> {
             self.groups.remove(name);
         }
         removed
-    }
-
-    pub(super) fn groups(&self) -> impl Iterator<Item = &Group<H>> {
-        self.groups.values()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.plain.is_empty() && self.groups.is_empty()
-    }
-}
-
-impl<H> Default for Subscribers<H> {
-    fn default() -> Self {
-        Self { plain: Members::default(), groups: BTreeMap::new() }
     }
 }
 
@@ -92,8 +158,8 @@ impl<H> Default for Group<H> {
     }
 }
 
-/// Members by id. Nearly all filters have few, some have a hundred thousand.
-pub(super) enum Members<H> {
+/// Members by id. Most crowds are small, some are a hundred thousand.
+enum Members<H> {
     /// In the order of their ids.
     Few(Vec<Member<H>>),
     Many(BTreeMap<SubscriberId, Member<H>>),
@@ -114,9 +180,6 @@ impl<H> Members<H> {
                     None
                 }
                 Err(place) => {
-                    if members.is_empty() {
-                        members.reserve_exact(1);
-                    }
                     members.insert(place, member);
                     None
                 }
@@ -148,7 +211,7 @@ impl<H> Members<H> {
         }
     }
 
-    pub(super) fn for_each(&self, action: impl FnMut(&Member<H>)) {
+    fn for_each(&self, action: impl FnMut(&Member<H>)) {
         match self {
             Self::Few(members) => members.iter().for_each(action),
             Self::Many(members) => members.values().for_each(action),
@@ -166,5 +229,17 @@ impl<H> Members<H> {
 impl<H> Default for Members<H> {
     fn default() -> Self {
         Self::Few(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_with_one_subscriber_takes_24_bytes() {
+        assert_eq!(size_of::<Subscribers<Arc<()>>>(), 24);
     }
 }

@@ -95,7 +95,7 @@ impl<H: Clone> Router<H> {
         subscription: Subscription,
     ) -> Subscribed {
         let (group, filter) = split_group(filter);
-        let member = Member { id, handle: handle.clone(), subscription };
+        let member = Member::new(id, handle.clone(), subscription);
         // Dropped after the lock is released: a handle's own drop may lead back here.
         let replaced = self.write(tenant, filter).insert(tenant, filter, group, member);
         if replaced.is_some() {
@@ -295,8 +295,11 @@ impl<H: Clone> Gathered<'_, H> {
     fn add(&mut self, found: &Subscribers<H>) {
         let before = self.out.len();
         let sender = self.sender;
-        let wants = |member: &&Member<H>| !(member.subscription.no_local && sender == Some(member.id));
-        found.plain.for_each(|member| self.out.extend(Some(member).filter(wants).map(Match::of)));
+        found.for_each_plain(|member| {
+            if !(member.subscription().no_local && sender == Some(member.id)) {
+                self.out.push(Match::of(member));
+            }
+        });
         self.sources += usize::from(self.out.len() > before);
         self.shared.extend(found.groups().filter_map(|group| group.next(self.online)).map(Match::of));
     }
@@ -326,13 +329,9 @@ fn merge<H>(out: &mut Vec<Match<H>>, start: usize) {
 
 impl<H: Clone> Match<H> {
     fn of(member: &Member<H>) -> Self {
-        Self {
-            subscriber: member.id,
-            handle: member.handle.clone(),
-            qos: member.subscription.qos,
-            retain_as_published: member.subscription.retain_as_published,
-            identifiers: member.subscription.identifier.into_iter().collect(),
-        }
+        let Subscription { qos, retain_as_published, identifier, .. } = member.subscription();
+        let (subscriber, handle) = (member.id, member.handle.clone());
+        Self { subscriber, handle, qos, retain_as_published, identifiers: identifier.into_iter().collect() }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::{
 use super::{
     Listener, Peer, Stream,
     hello::{Refused, hello},
+    tls::TlsStream,
     websocket::WebSocket,
 };
 
@@ -55,16 +56,19 @@ impl Acceptor {
         }
     }
 
-    /// Accepts until shutdown; each connection runs in a task of its own through `serve`, counted in `running`.
-    pub(crate) async fn run<F, Fut>(
+    /// Accepts until shutdown. Each connection has a task of its own: it shakes hands, `begin` makes of it what is then served by
+    /// `serve`. What only the beginning needs is gone when it is served.
+    pub(crate) async fn run<B, S, Served>(
         self,
         listener: Listener,
         socket: TcpListener,
         mut shutdown: watch::Receiver<bool>,
-        serve: F,
+        begin: impl Fn(Stream, Peer, OwnedSemaphorePermit) -> B + Clone + Send + 'static,
+        serve: fn(S) -> Served,
     ) where
-        F: Fn(Stream, Peer, OwnedSemaphorePermit) -> Fut + Clone + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        B: Future<Output = Option<S>> + Send + 'static,
+        S: Send + 'static,
+        Served: Future<Output = ()> + Send + 'static,
     {
         loop {
             let accepted = tokio::select! {
@@ -83,13 +87,15 @@ impl Acceptor {
                 metrics::counter!("iot_connects_refused_total", "reason" => "too_many").increment(1);
                 continue;
             };
-            let (acceptor, listener, serve) = (self.clone(), listener.clone(), serve.clone());
+            let (acceptor, listener, begin) = (self.clone(), listener.clone(), begin.clone());
+            let beginning = Box::pin(async move {
+                let (stream, peer) = acceptor.shake_hands(&listener, tcp, address).await?;
+                begin(stream, peer, permit).await
+            });
             tokio::spawn(async move {
-                let handshake = acceptor.handshake(&listener, tcp, address);
-                match tokio::time::timeout(acceptor.limits.handshake_timeout, Box::pin(handshake)).await {
-                    Ok(Ok((stream, peer))) => serve(stream, peer, permit).await,
-                    Ok(Err(refused)) => refuse(&listener, address, refused.code(), &refused),
-                    Err(_) => refuse(&listener, address, "handshake_timeout", &Refused::Silent),
+                let begun = beginning.await;
+                if let Some(begun) = begun {
+                    serve(begun).await;
                 }
             });
         }
@@ -100,10 +106,21 @@ impl Acceptor {
         let _all = self.connections.acquire_many(connections_max).await;
     }
 
+    /// In time, or not at all.
+    async fn shake_hands(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> Option<(Stream, Peer)> {
+        let handshake = self.handshake(listener, tcp, address);
+        match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(shaken)) => return Some(shaken),
+            Ok(Err(refused)) => refuse(listener, address, refused.code(), &refused),
+            Err(_) => refuse(listener, address, "handshake_timeout", &Refused::Silent),
+        }
+        None
+    }
+
     async fn handshake(
         &self,
         listener: &Listener,
-        tcp: TcpStream,
+        mut tcp: TcpStream,
         address: SocketAddr,
     ) -> Result<(Stream, Peer), Refused> {
         tcp.set_nodelay(true)?;
@@ -121,19 +138,19 @@ impl Acceptor {
             };
             return Ok((stream, peer));
         };
-        let start = hello(tcp, config, self.limits.hello_timeout).await?;
+        let read = hello(&mut tcp, config, self.limits.hello_timeout).await?;
         let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
         metrics::counter!("iot_tls_handshakes_begun_total").increment(1);
-        let tls = start.into_stream(config.clone()).await?;
+        let stream = TlsStream::accept(tcp, config.clone(), read).await?;
         drop(permit);
-        let connection = tls.get_ref().1;
+        let connection = stream.tls();
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         metrics::counter!("iot_tls_handshakes_total", "resumed" => if resumed { "true" } else { "false" }).increment(1);
         let certificates = connection.peer_certificates();
         peer.certificate = certificates.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
         let stream = match listener.websocket {
-            true => Stream::SecureWebSocket(Box::new(WebSocket::accept(tls, self.packet_bytes_max).await?)),
-            false => Stream::Tls(Box::new(tls)),
+            true => Stream::SecureWebSocket(Box::new(WebSocket::accept(stream, self.packet_bytes_max).await?)),
+            false => Stream::Tls(Box::new(stream)),
         };
         Ok((stream, peer))
     }

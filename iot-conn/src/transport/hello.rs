@@ -1,14 +1,22 @@
 //! A client's first message of TLS: read on its own, so that who is slow with it holds up nobody, and looked at before anything
 //! is computed with keys.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
-use rustls::{ServerConfig, server::Acceptor};
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+use rustls::{
+    ServerConfig,
+    server::{Accepted, Acceptor},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
+};
 
 /// How long telling a client why it is refused may take.
 const ALERT_WITHIN: Duration = Duration::from_secs(1);
+
+/// What one read may bring; a first message is some hundred bytes long.
+const READ_BYTES: usize = 2_048;
 
 /// RFC 8446, section 6.
 const FATAL: u8 = 2;
@@ -44,35 +52,61 @@ impl Refused {
     }
 }
 
-/// Waits for the first message. A client that names no server and no protocol (RFC 6066 section 3, RFC 7301) is welcome.
+/// Waits for the first message. A client that names no server and no protocol (RFC 6066 section 3, RFC 7301) is welcome. Answers
+/// what was read, for the handshake.
 pub(super) async fn hello(
-    tcp: TcpStream,
-    config: &Arc<ServerConfig>,
+    io: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    config: &ServerConfig,
     within: Duration,
-) -> Result<StartHandshake<TcpStream>, Refused> {
-    let start = match timeout(within, LazyConfigAcceptor::new(Acceptor::default(), tcp)).await {
-        Ok(start) => start.map_err(Refused::Broken)?,
-        Err(_) => return Err(Refused::Silent),
-    };
-    let hello = start.client_hello();
+) -> Result<Vec<u8>, Refused> {
+    let (accepted, read) = timeout(within, read(io)).await.map_err(|_| Refused::Silent)??;
+    let hello = accepted.client_hello();
     let offered = hello.alpn().map(Iterator::collect::<Vec<_>>);
     let is_known = |protocol: &&[u8]| config.alpn_protocols.iter().any(|ours| ours == protocol);
     if !config.alpn_protocols.is_empty() && offered.is_some_and(|offered| !offered.iter().any(is_known)) {
-        return Err(refuse(start, NO_APPLICATION_PROTOCOL, Refused::Protocol).await);
+        return Err(refuse(io, &alert(NO_APPLICATION_PROTOCOL), Refused::Protocol).await);
     }
     if config.cert_resolver.resolve(hello).is_none() {
-        return Err(refuse(start, UNRECOGNIZED_NAME, Refused::Name).await);
+        return Err(refuse(io, &alert(UNRECOGNIZED_NAME), Refused::Name).await);
     }
-    Ok(start)
+    Ok(read)
 }
 
-async fn refuse(start: StartHandshake<TcpStream>, alert: u8, why: Refused) -> Refused {
-    // A record of two bytes, in the clear, as it must be before a handshake.
-    let record = [21, 3, 3, 0, 2, FATAL, alert];
-    let mut tcp = start.io;
+async fn read(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(Accepted, Vec<u8>), Refused> {
+    let (mut acceptor, mut read) = (Acceptor::default(), Vec::new());
+    loop {
+        let mut space = [0; READ_BYTES];
+        let count = io.read(&mut space).await?;
+        if count == 0 {
+            return Err(Refused::Broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        read.extend_from_slice(&space[..count]);
+        let mut rest = &space[..count];
+        while !rest.is_empty() {
+            // It takes no more than a message may be long.
+            acceptor.read_tls(&mut rest)?;
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Ok((accepted, read)),
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut bytes = Vec::new();
+                    alert.write_all(&mut bytes)?;
+                    return Err(refuse(io, &bytes, Refused::Broken(io::Error::other(error))).await);
+                }
+            }
+        }
+    }
+}
+
+/// A record of two bytes, in the clear, as it must be before a handshake.
+fn alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, FATAL, description]
+}
+
+async fn refuse(io: &mut (impl AsyncWrite + Unpin), alert: &[u8], why: Refused) -> Refused {
     let tell = async {
-        tcp.write_all(&record).await?;
-        tcp.shutdown().await
+        io.write_all(alert).await?;
+        io.shutdown().await
     };
     // Who does not take it is not told.
     let _told = timeout(ALERT_WITHIN, tell).await;

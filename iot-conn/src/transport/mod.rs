@@ -4,6 +4,7 @@ mod acceptor;
 mod certificate;
 mod hello;
 mod stream;
+mod tls;
 mod websocket;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -12,6 +13,7 @@ pub(crate) use acceptor::Acceptor;
 pub use acceptor::AcceptorLimits;
 pub use certificate::ServerCertificate;
 pub use stream::Stream;
+pub use tls::TlsStream;
 
 /// Where and how to listen.
 #[derive(Clone)]

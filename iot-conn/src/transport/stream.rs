@@ -8,9 +8,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
 
-use super::websocket::WebSocket;
+use super::{tls::TlsStream, websocket::WebSocket};
 
 /// A connection's bytes.
 #[derive(Debug)]

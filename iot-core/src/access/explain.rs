@@ -84,7 +84,7 @@ pub fn who_can(home: &Home, device: &Device, permission: Permission, now: Timest
     let allowed = |account: &AccountId| {
         let tuple = home.tuple_of(account)?;
         let (relation, expires) = (tuple.relation, tuple.expires);
-        let grants = Grants { revision: Revision::default(), tuples: vec![tuple] };
+        let grants = Grants { revision: Revision::default(), tuples: [tuple].into() };
         let decision = check(&grants, permission, &resource, now);
         decision.allow.then(|| Allowed { account: account.clone(), relation, expires })
     };

@@ -2,7 +2,7 @@
 
 mod explain;
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -114,13 +114,13 @@ pub struct Grants {
     /// As of when.
     pub revision: Revision,
     /// In no order.
-    pub tuples: Vec<Tuple>,
+    pub tuples: Arc<[Tuple]>,
 }
 
 impl Grants {
     /// One grant without an end.
     pub fn of(object: Object, relation: Relation) -> Self {
-        Self { revision: Revision::default(), tuples: vec![Tuple { object, relation, expires: None }] }
+        Self { revision: Revision::default(), tuples: [Tuple { object, relation, expires: None }].into() }
     }
 }
 
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn a_grant_ends_at_its_end_and_says_so() {
         let mut grants = Grants::of(Object::Tenant(tenant("t")), Relation::Admin);
-        grants.tuples[0].expires = Some(Timestamp::from_millis(10));
+        grants.tuples = [Tuple { expires: Some(Timestamp::from_millis(10)), ..grants.tuples[0].clone() }].into();
         let ask = |ms| check(&grants, Permission::Control, &lamp("t", 0), Timestamp::from_millis(ms));
         assert!(ask(9).allow);
         assert_eq!(ask(10), Decision { allow: false, reason: Reason::Expired });

@@ -287,7 +287,7 @@ fn an_explanation_names_every_relation() {
         expires: None,
     });
     tuples.push(Tuple { expires: Some(at(3)), ..home.tuple_of(&account("mia")).unwrap() });
-    let grants = Grants { revision: Revision::default(), tuples };
+    let grants = Grants { revision: Revision::default(), tuples: tuples.into() };
     let told = explain(&grants, Permission::ReadTelemetry, &Resource::device(&device), at(3));
     let verdicts: Vec<_> = told.considered.iter().map(|considered| considered.verdict.code()).collect();
     assert_eq!(verdicts, ["not_permitted", "other_object", "expired"]);

@@ -1,6 +1,6 @@
 //! The connection: its life, its timers and what the caller tells it.
 
-use std::{collections::VecDeque, num::NonZeroU16, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use iot_core::{message::QoS, time::Monotonic};
@@ -21,17 +21,24 @@ use super::outbound::{Delivered, Delivery, Outbound};
 /// The server's end of one connection; see [the module](super) for how to drive it.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) limits: ConnectionLimits,
+    pub(super) limits: Arc<ConnectionLimits>,
     pub(super) phase: Phase,
     pub(super) version: Option<Version>,
     pub(super) asked: Asked,
-    pub(super) silence_max: Option<Duration>,
-    /// When the last packet came.
+    /// In seconds; 0 for none.
+    pub(super) keep_alive_s: u16,
+    /// When the last packet came, at first when the transport was opened.
     pub(super) heard: Monotonic,
     /// Packets may wait unread for a reason that is not the client's: silence proves nothing.
     stalled: bool,
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
+    /// Made when there is something for them.
+    buffers: Option<Box<Buffers>>,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
     events: VecDeque<Event>,
     output: BytesMut,
     /// The properties of the message that is being written.
@@ -41,9 +48,7 @@ pub struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// No packet has come.
-    Fresh {
-        deadline: Monotonic,
-    },
+    Fresh,
     /// The CONNECT waits for its answer.
     Asked,
     Online,
@@ -62,20 +67,18 @@ pub(super) struct Asked {
 impl Connection {
     /// A connection whose transport is open, without a byte read.
     #[must_use]
-    pub fn new(now: Monotonic, limits: ConnectionLimits) -> Self {
+    pub fn new(now: Monotonic, limits: impl Into<Arc<ConnectionLimits>>) -> Self {
         Self {
-            phase: Phase::Fresh { deadline: now.plus(limits.connect_timeout) },
+            limits: limits.into(),
+            phase: Phase::Fresh,
             version: None,
             asked: Asked::default(),
-            silence_max: None,
+            keep_alive_s: 0,
             heard: now,
             stalled: false,
             inbound: Inbound::default(),
             outbound: Outbound::new(0),
-            events: VecDeque::new(),
-            output: BytesMut::new(),
-            scratch: BytesMut::new(),
-            limits,
+            buffers: None,
         }
     }
 
@@ -111,8 +114,9 @@ impl Connection {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match self.phase {
-            Phase::Fresh { deadline } => Some(deadline),
-            Phase::Online => self.silence_max.map(|silence| self.heard.plus(silence)),
+            Phase::Fresh => Some(self.heard.plus(self.limits.connect_timeout)),
+            Phase::Online if self.keep_alive_s == 0 => None,
+            Phase::Online => Some(self.heard.plus(Duration::from_millis(u64::from(self.keep_alive_s) * 1_500))),
             Phase::Asked | Phase::Closed => None,
         }
     }
@@ -126,7 +130,7 @@ impl Connection {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
-        if let Phase::Fresh { .. } = self.phase {
+        if self.phase == Phase::Fresh {
             self.close(Cause::ConnectTimeout);
         } else if self.stalled || self.is_stalled() {
             self.heard = now;
@@ -138,8 +142,24 @@ impl Connection {
     }
 
     /// The bytes to write; the caller takes away what it has written.
-    pub const fn output(&mut self) -> &mut BytesMut {
-        &mut self.output
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.buffers().output
+    }
+
+    /// Whether there is something to write.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.output_len() > 0
+    }
+
+    /// How many bytes there are to write.
+    #[must_use]
+    pub fn output_len(&self) -> usize {
+        self.buffers.as_ref().map_or(0, |buffers| buffers.output.len())
+    }
+
+    fn buffers(&mut self) -> &mut Buffers {
+        self.buffers.get_or_insert_default()
     }
 
     /// Whether it has ended: nothing more is read or delivered. Write what is in the output, then close.
@@ -152,13 +172,23 @@ impl Connection {
     /// or events or output bytes are at their bound. Do not read from the transport meanwhile.
     #[must_use]
     pub fn is_saturated(&self) -> bool {
-        self.phase == Phase::Asked || self.is_stalled() || self.output.len() >= self.limits.output_bytes_max
+        self.phase == Phase::Asked || self.is_stalled() || self.output_len() >= self.limits.output_bytes_max
     }
 
     /// Whether the caller is what holds the input up.
     fn is_stalled(&self) -> bool {
         let load = self.version.map_or(0, |version| self.inbound.load(version));
-        load >= usize::from(self.limits.receive_maximum.max(1)) || self.events.len() >= self.limits.events_max.max(1)
+        load >= usize::from(self.limits.receive_maximum.max(1)) || self.events_len() >= self.limits.events_max.max(1)
+    }
+
+    /// Gives back the memory of buffers and tables that are empty: a connection of which nothing is heard needs none. Whatever
+    /// comes next makes them again.
+    pub fn rest(&mut self) {
+        self.inbound.rest();
+        self.outbound.rest();
+        if self.buffers.as_ref().is_some_and(|buffers| buffers.events.is_empty() && buffers.output.is_empty()) {
+            self.buffers = None;
+        }
     }
 
     /// The client's version, once its CONNECT was read.
@@ -171,13 +201,17 @@ impl Connection {
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.buffers.as_mut()?.events.pop_front()
     }
 
     /// Whether [`Connection::poll_event`] has something.
     #[must_use]
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        self.events_len() > 0
+    }
+
+    fn events_len(&self) -> usize {
+        self.buffers.as_ref().map_or(0, |buffers| buffers.events.len())
     }
 
     /// An inbound message of QoS 1 or 2 is safe, or failed with an error reason.
@@ -218,7 +252,7 @@ impl Connection {
     /// Writes a message for the client. With QoS 1 and 2, [`Event::Finished`] comes with its tag, if the connection
     /// lasts.
     pub fn deliver(&mut self, _now: Monotonic, delivery: &Delivery<'_>) -> Delivered {
-        if self.phase != Phase::Online || self.output.len() >= self.limits.output_bytes_max {
+        if self.phase != Phase::Online || self.output_len() >= self.limits.output_bytes_max {
             return Delivered::Full;
         }
         let packet_id = if delivery.qos == QoS::AtMostOnce {
@@ -267,11 +301,15 @@ impl Connection {
     /// Appends a packet, unless the client takes none of its size [MQTT-3.1.2-24]. Whether it did.
     pub(super) fn send(&mut self, packet: &Packet<'_>) -> bool {
         let Some(version) = self.version else { return false };
-        let start = self.output.len();
-        let is_written = !self.is_closed() && encode(packet, version, &mut self.output).is_ok();
-        let fits = is_written && self.fits(self.output.len() - start);
+        if self.is_closed() {
+            return false;
+        }
+        let max = self.asked.packet_bytes_max.map_or(usize::MAX, |max| max as usize);
+        let output = &mut self.buffers().output;
+        let start = output.len();
+        let fits = encode(packet, version, output).is_ok() && output.len() - start <= max;
         if !fits {
-            self.output.truncate(start);
+            output.truncate(start);
         }
         fits
     }
@@ -305,7 +343,7 @@ impl Connection {
         if !self.fits(delivery.payload.len() + delivery.topic.len()) {
             return false;
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = std::mem::take(&mut self.buffers().scratch);
         scratch.clear();
         let is_v5 = self.version == Some(Version::V5);
         let is_written = (!is_v5 || put_properties(delivery, &mut scratch).is_ok())
@@ -318,14 +356,14 @@ impl Connection {
                 properties: List::checked(&scratch),
                 payload: delivery.payload,
             }));
-        self.scratch = scratch;
+        self.buffers().scratch = scratch;
         is_written
     }
 
     // === The end ===
 
     pub(super) fn emit(&mut self, event: Event) {
-        self.events.push_back(event);
+        self.buffers().events.push_back(event);
     }
 
     fn violate(&mut self, violation: DecodeError) {
@@ -372,5 +410,6 @@ fn put_properties(delivery: &Delivery<'_>, out: &mut BytesMut) -> Result<(), Enc
     for identifier in delivery.identifiers {
         Property::SubscriptionIdentifier(*identifier).put(out)?;
     }
-    Property::of_message(delivery.properties).try_for_each(|property| property.put(out))
+    let properties = delivery.properties.into_iter().flat_map(Property::of_message);
+    properties.into_iter().try_for_each(|property| property.put(out))
 }

@@ -1,7 +1,5 @@
 //! CONNECT and CONNACK.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use iot_core::{secret::Secret, time::Monotonic};
 
@@ -47,7 +45,7 @@ impl Connection {
             return self.close(Cause::ServerDisconnect(ReasonCode::PacketTooLarge));
         }
         let keep_alive_s = server_keep_alive_s.unwrap_or(self.asked.keep_alive_s);
-        self.silence_max = (keep_alive_s > 0).then(|| Duration::from_millis(u64::from(keep_alive_s) * 1_500));
+        self.keep_alive_s = keep_alive_s;
         self.heard = now;
         self.inbound = Inbound::new(&self.limits, accepted.received);
         let inflight_max = self.limits.inflight_max.max(1);
@@ -139,7 +137,7 @@ impl Connection {
 
     /// Answers a CONNECT that cannot be read, as far as its version is known.
     pub(super) fn refuse_first(&mut self, bytes: &[u8], violation: &DecodeError) {
-        if let (Phase::Fresh { .. }, Some(version)) = (self.phase, connect_version(bytes)) {
+        if let (Phase::Fresh, Some(version)) = (self.phase, connect_version(bytes)) {
             self.send_refusal(version, violation.reason);
         }
     }

@@ -15,6 +15,14 @@ use super::limits::ConnectionLimits;
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
     tickets: u64,
+    /// How many more messages an MQTT 5 client may send: its send quota, mirrored (MQTT 5 §4.9).
+    quota: u16,
+    /// Most clients are idle most of the time: these have none.
+    open: Option<Box<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
     /// QoS 1, oldest first: PUBACKs leave in this order (MQTT 5 §4.6).
     acks: VecDeque<Pending>,
     /// QoS 2, oldest first, with those that were sent again: PUBRECs leave in this order (MQTT 5 §4.6).
@@ -26,8 +34,17 @@ pub(super) struct Inbound {
     requests: Vec<Request>,
     /// Topic names by alias; index 0 is alias 1.
     aliases: Vec<Option<Text>>,
-    /// How many more messages an MQTT 5 client may send: its send quota, mirrored (MQTT 5 §4.9).
-    quota: u16,
+}
+
+impl Open {
+    fn is_empty(&self) -> bool {
+        let is_answered = self.acks.is_empty() && self.recs.is_empty() && self.requests.is_empty();
+        is_answered && self.exchanges.is_empty() && self.aliases.is_empty()
+    }
+
+    fn find(&self, packet_id: PacketId) -> Result<usize, usize> {
+        self.exchanges.binary_search_by_key(&packet_id, |exchange| exchange.packet_id)
+    }
 }
 
 #[derive(Debug)]
@@ -85,16 +102,29 @@ impl Inbound {
             .collect();
         exchanges.sort_unstable_by_key(|exchange| exchange.packet_id);
         exchanges.dedup_by_key(|exchange| exchange.packet_id);
-        Self { exchanges, quota: limits.receive_maximum.max(1), ..Self::default() }
+        let open = (!exchanges.is_empty()).then(|| Box::new(Open { exchanges, ..Open::default() }));
+        Self { tickets: 0, quota: limits.receive_maximum.max(1), open }
+    }
+
+    fn open(&mut self) -> &mut Open {
+        self.open.get_or_insert_default()
+    }
+
+    /// Gives back memory that nothing is in.
+    pub(super) fn rest(&mut self) {
+        if self.open.as_ref().is_some_and(|open| open.is_empty()) {
+            self.open = None;
+        }
     }
 
     /// What the caller has to answer before more is taken: all of it for 3.1.1, and for MQTT 5 what its send quota
     /// does not bound.
     pub(super) fn load(&self, version: Version) -> usize {
-        let unbounded = self.requests.len() + self.releasing;
+        let Some(open) = &self.open else { return 0 };
+        let unbounded = open.requests.len() + open.releasing;
         match version {
-            Version::V311 => unbounded + self.acks.len() + self.recs.len(),
-            Version::V5 => unbounded + self.duplicates,
+            Version::V311 => unbounded + open.acks.len() + open.recs.len(),
+            Version::V5 => unbounded + open.duplicates,
         }
     }
 
@@ -116,22 +146,24 @@ impl Inbound {
         if qos == QoS::AtLeastOnce {
             self.take_quota(version)?;
             let ticket = self.ticket();
-            self.acks.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
+            self.open().acks.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
             return Ok(Arrival::New(Ticket(ticket)));
         }
-        match self.find(packet_id) {
+        match self.open().find(packet_id) {
             Ok(at) => self.publish_again(at, packet_id),
             Err(at) => {
-                if version == Version::V311 && self.exchanges.len() >= usize::from(limits.unreleased_max.max(1)) {
+                if version == Version::V311 && self.open().exchanges.len() >= usize::from(limits.unreleased_max.max(1))
+                {
                     return Err(DecodeError::new(
                         ReasonCode::QuotaExceeded,
                         "a client releases QoS 2 messages before it sends more of them than the server keeps",
                     ));
                 }
                 self.take_quota(version)?;
-                self.exchanges.insert(at, Exchange { packet_id, stage: Stage::Unfinished });
                 let ticket = self.ticket();
-                self.recs.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
+                let open = self.open();
+                open.exchanges.insert(at, Exchange { packet_id, stage: Stage::Unfinished });
+                open.recs.push_back(Pending { ticket, packet_id, is_duplicate: false, answer: None });
                 Ok(Arrival::New(Ticket(ticket)))
             }
         }
@@ -140,17 +172,18 @@ impl Inbound {
     /// A QoS 2 message that is known. Its answer stands behind that of the first, which decides whether it holds an
     /// error.
     fn publish_again(&mut self, at: usize, packet_id: PacketId) -> Result<Arrival, DecodeError> {
-        if matches!(self.exchanges[at].stage, Stage::Releasing(_)) {
+        let ticket = self.ticket();
+        let open = self.open();
+        if matches!(open.exchanges[at].stage, Stage::Releasing(_)) {
             return Err(DecodeError::protocol(
                 "a PUBLISH is not sent again after its PUBREL, nor its packet identifier used before the PUBCOMP \
                  [MQTT-4.3.3-6] [MQTT-2.2.1-3]",
             ));
         }
-        let failed = self.recs.iter().rev().find(|pending| pending.packet_id == packet_id).and_then(|p| p.answer);
-        let ticket = self.ticket();
+        let failed = open.recs.iter().rev().find(|pending| pending.packet_id == packet_id).and_then(|p| p.answer);
         let answer = Some(failed.unwrap_or(ReasonCode::Success));
-        self.recs.push_back(Pending { ticket, packet_id, is_duplicate: true, answer });
-        self.duplicates += 1;
+        open.recs.push_back(Pending { ticket, packet_id, is_duplicate: true, answer });
+        open.duplicates += 1;
         Ok(Arrival::Duplicate)
     }
 
@@ -170,56 +203,55 @@ impl Inbound {
 
     /// The caller's answer to a message.
     pub(super) fn answer(&mut self, ticket: Ticket, reason: ReasonCode) {
-        if let Ok(at) = self.acks.binary_search_by_key(&ticket.0, |pending| pending.ticket) {
-            self.acks[at].answer.get_or_insert(reason);
+        let Some(open) = &mut self.open else { return };
+        if let Ok(at) = open.acks.binary_search_by_key(&ticket.0, |pending| pending.ticket) {
+            open.acks[at].answer.get_or_insert(reason);
             return;
         }
-        let Ok(at) = self.recs.binary_search_by_key(&ticket.0, |pending| pending.ticket) else { return };
-        let packet_id = self.recs[at].packet_id;
-        if self.recs[at].answer.is_some() {
+        let Ok(at) = open.recs.binary_search_by_key(&ticket.0, |pending| pending.ticket) else { return };
+        let packet_id = open.recs[at].packet_id;
+        if open.recs[at].answer.is_some() {
             return;
         }
-        for pending in self.recs.range_mut(at..).filter(|pending| pending.packet_id == packet_id) {
+        for pending in open.recs.range_mut(at..).filter(|pending| pending.packet_id == packet_id) {
             pending.answer = Some(reason);
         }
     }
 
     /// The next PUBACK or PUBREC whose turn it is.
     pub(super) fn next_answer(&mut self, limits: &ConnectionLimits) -> Option<(PacketKind, PacketId, ReasonCode)> {
-        if let Some(reason) = self.acks.front().and_then(|pending| pending.answer) {
-            let pending = self.acks.pop_front()?;
+        let open = self.open.as_mut()?;
+        if let Some(reason) = open.acks.front().and_then(|pending| pending.answer) {
+            let pending = open.acks.pop_front()?;
             self.give_quota(limits);
             return Some((PacketKind::PubAck, pending.packet_id, reason));
         }
-        let reason = self.recs.front().and_then(|pending| pending.answer)?;
-        let pending = self.recs.pop_front()?;
+        let reason = open.recs.front().and_then(|pending| pending.answer)?;
+        let pending = open.recs.pop_front()?;
         if pending.is_duplicate {
-            self.duplicates -= 1;
-        } else if let Ok(at) = self.find(pending.packet_id) {
+            open.duplicates -= 1;
+        } else if let Ok(at) = open.find(pending.packet_id) {
             if reason.is_error() {
-                self.exchanges.remove(at);
+                open.exchanges.remove(at);
                 self.give_quota(limits);
             } else {
-                self.exchanges[at].stage = Stage::Received;
+                open.exchanges[at].stage = Stage::Received;
             }
         }
         Some((PacketKind::PubRec, pending.packet_id, reason))
     }
 
-    fn find(&self, packet_id: PacketId) -> Result<usize, usize> {
-        self.exchanges.binary_search_by_key(&packet_id, |exchange| exchange.packet_id)
-    }
-
     /// A PUBREL with this packet identifier.
     pub(super) fn release(&mut self, packet_id: PacketId) -> Result<ReleaseArrival, DecodeError> {
-        let Ok(at) = self.find(packet_id) else { return Ok(ReleaseArrival::Unknown) };
-        match self.exchanges[at].stage {
+        let ticket = self.ticket();
+        let Some(open) = &mut self.open else { return Ok(ReleaseArrival::Unknown) };
+        let Ok(at) = open.find(packet_id) else { return Ok(ReleaseArrival::Unknown) };
+        match open.exchanges[at].stage {
             Stage::Unfinished => Err(DecodeError::protocol("a PUBREL answers a PUBREC [MQTT-4.3.3-4]")),
             Stage::Releasing(_) => Ok(ReleaseArrival::Duplicate),
             Stage::Received => {
-                let ticket = self.ticket();
-                self.exchanges[at].stage = Stage::Releasing(ticket);
-                self.releasing += 1;
+                open.exchanges[at].stage = Stage::Releasing(ticket);
+                open.releasing += 1;
                 Ok(ReleaseArrival::New(Ticket(ticket)))
             }
         }
@@ -227,24 +259,27 @@ impl Inbound {
 
     /// The caller's answer to a PUBREL: the packet identifier to send the PUBCOMP for.
     pub(super) fn released(&mut self, ticket: Ticket, limits: &ConnectionLimits) -> Option<PacketId> {
-        let at = self.exchanges.iter().position(|exchange| exchange.stage == Stage::Releasing(ticket.0))?;
-        self.releasing -= 1;
+        let open = self.open.as_mut()?;
+        let at = open.exchanges.iter().position(|exchange| exchange.stage == Stage::Releasing(ticket.0))?;
+        open.releasing -= 1;
+        let packet_id = open.exchanges.remove(at).packet_id;
         self.give_quota(limits);
-        Some(self.exchanges.remove(at).packet_id)
+        Some(packet_id)
     }
 
     // === Requests ===
 
     pub(super) fn request(&mut self, kind: PacketKind, packet_id: PacketId, filters: usize) -> Ticket {
         let ticket = Ticket(self.ticket());
-        self.requests.push(Request { ticket, kind, packet_id, filters });
+        self.open().requests.push(Request { ticket, kind, packet_id, filters });
         ticket
     }
 
     /// Takes out the request of this ticket, if it is of this kind.
     pub(super) fn answer_request(&mut self, ticket: Ticket, kind: PacketKind) -> Option<Request> {
-        let at = self.requests.iter().position(|request| request.ticket == ticket && request.kind == kind)?;
-        Some(self.requests.remove(at))
+        let open = self.open.as_mut()?;
+        let at = open.requests.iter().position(|request| request.ticket == ticket && request.kind == kind)?;
+        Some(open.requests.remove(at))
     }
 
     // === Topic aliases ===
@@ -253,10 +288,11 @@ impl Inbound {
     /// must not stay in memory.
     pub(super) fn set_alias(&mut self, alias: u16, topic: &str, limits: &ConnectionLimits) -> Result<(), DecodeError> {
         let at = alias_index(alias, limits)?;
-        if at >= self.aliases.len() {
-            self.aliases.resize_with(at + 1, || None);
+        let aliases = &mut self.open().aliases;
+        if at >= aliases.len() {
+            aliases.resize_with(at + 1, || None);
         }
-        let slot = &mut self.aliases[at];
+        let slot = &mut aliases[at];
         if slot.as_ref().is_none_or(|known| *known != *topic) {
             *slot = Some(Text::from(topic));
         }
@@ -266,7 +302,7 @@ impl Inbound {
     /// What `alias` stands for.
     pub(super) fn alias(&self, alias: u16, limits: &ConnectionLimits) -> Result<Text, DecodeError> {
         let at = alias_index(alias, limits)?;
-        self.aliases.get(at).cloned().flatten().ok_or(DecodeError::new(
+        self.open.as_ref().and_then(|open| open.aliases.get(at).cloned().flatten()).ok_or(DecodeError::new(
             ReasonCode::TopicAliasInvalid,
             "a topic alias is set before it is used (MQTT 5 §3.3.2.3.4)",
         ))

@@ -28,7 +28,7 @@ pub struct Delivery<'a> {
     /// The identifiers of the subscriptions it is sent for; MQTT 5 only.
     pub identifiers: &'a [u32],
     /// What goes with the message; MQTT 5 only.
-    pub properties: &'a Properties,
+    pub properties: Option<&'a Properties>,
     /// What is left of the message's lifetime in seconds; MQTT 5 only.
     pub expiry_s: Option<u32>,
 }
@@ -60,7 +60,7 @@ pub enum Delivered {
 /// Messages of QoS 1 and 2 that the client has not acknowledged.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    window_max: usize,
+    window_max: u16,
     /// Ordered by packet identifier.
     flights: Vec<Flight>,
     last_id: NonZeroU16,
@@ -100,11 +100,18 @@ pub(super) enum Recorded {
 
 impl Outbound {
     pub(super) fn new(window_max: u16) -> Self {
-        Self { window_max: usize::from(window_max), flights: Vec::new(), last_id: NonZeroU16::MAX }
+        Self { window_max, flights: Vec::new(), last_id: NonZeroU16::MAX }
+    }
+
+    /// Gives back memory that nothing is in.
+    pub(super) fn rest(&mut self) {
+        if self.flights.is_empty() {
+            self.flights = Vec::new();
+        }
     }
 
     pub(super) fn window(&self) -> usize {
-        self.window_max.saturating_sub(self.flights.len())
+        usize::from(self.window_max).saturating_sub(self.flights.len())
     }
 
     /// The packet identifier to use, if the window and the identifier are free.

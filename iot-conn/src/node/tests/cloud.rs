@@ -246,7 +246,7 @@ fn grants(principal: &Principal) -> Grants {
             Grants::of(Object::Tenant(tenant()), Relation::Admin)
         }
         Subject::Token(_) => Grants::of(Object::Tenant(tenant()), Relation::Viewer),
-        Subject::Account { .. } => Grants { revision: Revision::default(), tuples: vec![] },
+        Subject::Account { .. } => Grants { revision: Revision::default(), tuples: [].into() },
         _ => Grants::of(Object::Topics(tenant()), Relation::User),
     }
 }
@@ -272,7 +272,7 @@ impl Access for Book {
         let revoked = self.revoked.lock().unwrap().contains(&name(principal));
         let mut grants = grants(principal);
         if let Subject::Account { account, .. } = &principal.subject {
-            grants.tuples = self.people.lock().unwrap().get(account.as_str()).cloned().unwrap_or_default();
+            grants.tuples = self.people.lock().unwrap().get(account.as_str()).cloned().unwrap_or_default().into();
         }
         Ok(if revoked { Standing::Revoked } else { Standing::Current(grants) })
     }

@@ -1,4 +1,11 @@
-use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, task::Context, task::Waker};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+};
 
 use bytes::Bytes;
 use iot_core::{
@@ -14,7 +21,8 @@ use crate::{
     node::{
         gate::Gate,
         mailbox::{
-            Completion, HARD_FACTOR, Kind, Mailbox, Outgoing, Posted, QUEUED_IN_MEMORY_MAX, SOFT_MESSAGES_MAX, mailbox,
+            Completion, HARD_FACTOR, Kind, Letters, Mailbox, Outgoing, Posted, QUEUED_IN_MEMORY_MAX, SOFT_MESSAGES_MAX,
+            mailbox,
         },
     },
     router::Identifiers,
@@ -54,30 +62,41 @@ fn texts(mailbox: &Mailbox, window: bool) -> Vec<String> {
         .collect()
 }
 
-/// Whether a look is called for; takes the call away.
-fn has_changed(mailbox: &Mailbox) -> bool {
-    pin!(mailbox.changed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+fn look(mailbox: &Mailbox) -> Letters {
+    mailbox.look(Waker::noop())
+}
+
+/// A connection that sleeps.
+#[derive(Default)]
+struct Sleeper(AtomicBool);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 const DONE: Completion = Completion::Release { packet_id: 1, tag: 1 };
 
 fn post(to: &Mailbox, from: &Arc<Mailbox>, qos: QoS) -> Posted {
-    let (gate, own) = Gate::new(from, DONE);
-    let posted = to.post(passing("x", qos), gate.part());
-    own.finish(ReasonCode::Success);
+    let gate = Gate::new(from, DONE);
+    let posted = to.post(passing("x", qos), &gate);
+    if let Some(done) = gate.finish(ReasonCode::Success) {
+        from.complete(done);
+    }
     posted
 }
 
 fn fill(mailbox: &Mailbox, count: usize) {
     for _ in 0..count {
-        assert_eq!(mailbox.post(passing("x", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+        assert_eq!(mailbox.post(passing("x", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
     }
 }
 
 #[test]
 fn control_goes_before_data() {
     let mailbox = mailbox();
-    assert_eq!(mailbox.post(passing("data", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("data", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
     mailbox.post_queued(queued(1));
     assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
     assert_eq!(texts(&mailbox, true), ["control", "data", "1"]);
@@ -87,8 +106,8 @@ fn control_goes_before_data() {
 fn without_a_window_only_quality_0_goes() {
     let mailbox = mailbox();
     assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
-    assert_eq!(mailbox.post(passing("quick", QoS::AtMostOnce), Gate::open().part()), Posted::Taken);
-    assert_eq!(mailbox.post(passing("safe", QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("quick", QoS::AtMostOnce), &Gate::open()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("safe", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
     assert_eq!(texts(&mailbox, false), ["quick"]);
     assert_eq!(texts(&mailbox, true), ["control", "safe"]);
 }
@@ -97,7 +116,7 @@ fn without_a_window_only_quality_0_goes() {
 fn what_is_put_back_is_the_next() {
     let mailbox = mailbox();
     for text in ["a", "b"] {
-        assert_eq!(mailbox.post(passing(text, QoS::AtLeastOnce), Gate::open().part()), Posted::Taken);
+        assert_eq!(mailbox.post(passing(text, QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
         assert_eq!(mailbox.post_control(command(text)), Posted::Taken);
     }
     (1..=2).for_each(|n| mailbox.post_queued(queued(n)));
@@ -117,36 +136,37 @@ fn above_the_soft_bound_quality_0_is_shed_and_senders_wait_until_half_is_gone() 
     let (mailbox, sender) = (mailbox(), mailbox());
     fill(&mailbox, SOFT_MESSAGES_MAX - 1);
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
-    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(sender.completions(), [DONE]);
     assert_eq!(post(&mailbox, &sender, QoS::AtMostOnce), Posted::Shed);
-    assert_eq!(sender.look().completions, [DONE], "nobody waits for what was shed");
+    assert_eq!(sender.completions(), [DONE], "nobody waits for what was shed");
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
-    assert!(sender.look().completions.is_empty() && mailbox.is_congested());
+    assert!(sender.completions().is_empty() && mailbox.is_congested());
     for _ in 0..SOFT_MESSAGES_MAX / 2 + 1 {
-        assert!(sender.look().completions.is_empty());
+        assert!(sender.completions().is_empty());
         mailbox.next(true).unwrap();
     }
     mailbox.next(true).unwrap();
-    assert_eq!((sender.look().completions, mailbox.is_congested()), (vec![DONE], false));
+    assert_eq!((sender.completions(), mailbox.is_congested()), (vec![DONE], false));
 }
 
 #[test]
 fn a_connection_that_sleeps_is_told_that_senders_wait() {
     let (mailbox, sender) = (mailbox(), mailbox());
     fill(&mailbox, SOFT_MESSAGES_MAX);
-    assert!(has_changed(&mailbox) && !has_changed(&mailbox));
+    let sleeper = Arc::new(Sleeper::default());
+    mailbox.look(&Waker::from(sleeper.clone()));
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
-    assert!(has_changed(&mailbox));
+    assert!(sleeper.0.load(Ordering::Relaxed));
 }
 
 #[test]
 fn the_hard_bound_ends_the_connection_and_frees_the_sender() {
     let (mailbox, sender) = (mailbox(), mailbox());
     fill(&mailbox, HARD_FACTOR * SOFT_MESSAGES_MAX);
-    assert!(mailbox.look().close.is_none());
+    assert!(look(&mailbox).close.is_none());
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Closed);
-    assert_eq!(sender.look().completions, [DONE]);
-    assert_eq!(mailbox.look().close, Some(ReasonCode::QuotaExceeded));
+    assert_eq!(sender.completions(), [DONE]);
+    assert_eq!(look(&mailbox).close, Some(ReasonCode::QuotaExceeded));
 }
 
 #[test]
@@ -155,26 +175,37 @@ fn shutting_frees_who_waits_and_takes_nothing_more() {
     fill(&mailbox, SOFT_MESSAGES_MAX);
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Taken);
     mailbox.shut();
-    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(sender.completions(), [DONE]);
     assert_eq!(post(&mailbox, &sender, QoS::AtLeastOnce), Posted::Closed);
-    assert_eq!(sender.look().completions, [DONE]);
+    assert_eq!(sender.completions(), [DONE]);
     assert_eq!(mailbox.post_control(command("c")), Posted::Closed);
     mailbox.post_queued(queued(1));
     mailbox.post_read(queued(2));
     assert!(mailbox.next(true).is_none());
 }
 
-/// The last part of a gate may be finished where its own mailbox is posted to.
+/// The last part of a gate may be finished where its own mailbox is emptied.
 #[test]
 fn a_sender_may_be_its_own_subscriber() {
     let mailbox = mailbox();
-    mailbox.shut();
-    let (gate, own) = Gate::new(&mailbox, DONE);
-    let part = gate.part();
-    own.finish(ReasonCode::Success);
+    fill(&mailbox, SOFT_MESSAGES_MAX);
+    assert_eq!(post(&mailbox, &mailbox, QoS::AtLeastOnce), Posted::Taken);
     let (told, tells) = std::sync::mpsc::channel();
-    std::thread::spawn(move || told.send(mailbox.post(passing("x", QoS::AtLeastOnce), part)));
-    assert_eq!(tells.recv_timeout(std::time::Duration::from_secs(10)), Ok(Posted::Closed));
+    std::thread::spawn(move || {
+        while mailbox.next(true).is_some() {}
+        told.send(mailbox.completions())
+    });
+    assert_eq!(tells.recv_timeout(std::time::Duration::from_secs(10)), Ok(vec![DONE]));
+}
+
+#[test]
+fn an_empty_mailbox_that_rests_holds_no_queue() {
+    let mailbox = mailbox();
+    fill(&mailbox, 1);
+    mailbox.rest();
+    assert_eq!(texts(&mailbox, true), ["x"]);
+    mailbox.rest();
+    assert!(!mailbox.has_queues());
 }
 
 #[test]
@@ -187,12 +218,14 @@ fn the_highest_reason_is_told() {
     let ticket = ticket(&mut connection);
     let completion = |reason| Completion::Published { ticket, received: Some(7), reason };
     for own_reason in [ReasonCode::Success, ReasonCode::QuotaExceeded] {
-        let (gate, own) = Gate::new(&sender, completion(ReasonCode::Success));
+        let gate = Gate::new(&sender, completion(ReasonCode::Success));
         let (low, high) = (gate.part(), gate.part());
         high.finish(ReasonCode::NotAuthorized);
+        assert_eq!(gate.finish(own_reason), None);
         low.finish(ReasonCode::NoMatchingSubscribers);
-        own.finish(own_reason);
-        assert_eq!(sender.look().completions, [completion(own_reason.max(ReasonCode::NotAuthorized))]);
+        assert_eq!(sender.completions(), [completion(own_reason.max(ReasonCode::NotAuthorized))]);
+        let gate = Gate::new(&sender, completion(ReasonCode::Success));
+        assert_eq!(gate.finish(own_reason), Some(completion(own_reason)));
     }
 }
 
@@ -267,7 +300,7 @@ impl Model {
                 (self.handed_out + 1..=until).for_each(|n| mailbox.post_queued(queued(n)));
                 self.handed_out = until;
             }
-            Happening::Begin if !self.reading && mailbox.look().behind => {
+            Happening::Begin if !self.reading && look(mailbox).behind => {
                 mailbox.begin_read();
                 self.reading = true;
             }

@@ -27,7 +27,7 @@ async fn home() -> Cloud {
 }
 
 fn watched(cloud: &Cloud) -> usize {
-    cloud.node.inner.registry.all().iter().map(|endpoint| endpoint.subscriptions().len()).sum()
+    cloud.node.inner.registry.all().iter().map(|endpoint| endpoint.subscriptions_len()).sum()
 }
 
 #[tokio::test]

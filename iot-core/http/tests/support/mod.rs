@@ -85,7 +85,7 @@ pub fn authenticator() -> BoxAuthenticator {
     BoxAuthenticator::new(service_fn(|credentials: Credentials| async move {
         let Proof::Token(token) = credentials.proof else { return Ok(Authentication::Refused(Refusal::NoCredential)) };
         if token.expose() == "person" {
-            return Ok(Authentication::Accepted(person(), Grants { revision: Revision::default(), tuples: vec![] }));
+            return Ok(Authentication::Accepted(person(), Grants { revision: Revision::default(), tuples: [].into() }));
         }
         let (object, relation) = match token.expose() {
             "admin" => (Object::Tenant(acme()), Relation::Admin),

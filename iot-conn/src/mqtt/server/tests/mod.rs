@@ -222,7 +222,7 @@ fn delivery(qos: QoS, tag: u64) -> Delivery<'static> {
         packet_id: super::PacketId::Assign,
         tag,
         identifiers: &[],
-        properties: &PLAIN,
+        properties: None,
         expiry_s: None,
     }
 }

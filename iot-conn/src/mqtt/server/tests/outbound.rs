@@ -65,7 +65,7 @@ fn a_delivery_holds_what_goes_with_the_message() {
     let delivery = Delivery {
         retain: true,
         identifiers: &[3, 4],
-        properties: &properties,
+        properties: Some(&properties),
         expiry_s: Some(60),
         ..delivery(QoS::AtMostOnce, 0)
     };
@@ -263,7 +263,7 @@ fn mqtt_5_3_1_2_24_nothing_larger_than_the_client_takes_is_sent() {
 #[test]
 fn a_field_that_cannot_be_written_is_too_large() {
     let properties = message::Properties { content_type: Some("x".repeat(65_536)), ..PLAIN.clone() };
-    let delivery = Delivery { properties: &properties, ..delivery(QoS::AtLeastOnce, 1) };
+    let delivery = Delivery { properties: Some(&properties), ..delivery(QoS::AtLeastOnce, 1) };
     let mut server = Server::online(Version::V5, limits());
     assert_eq!(server.connection.deliver(server.now, &delivery), Delivered::TooLarge);
     server.assert_sent(&[]);
