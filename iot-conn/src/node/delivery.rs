@@ -87,7 +87,7 @@ impl Session {
         }
         let message = &outgoing.message;
         // A device sees its own tree from inside.
-        let prefix = self.link.device.as_ref().map_or("", |device| device.prefix.as_str());
+        let prefix = self.link.device.as_ref().map_or("", |device| &*device.prefix);
         let topic = message.topic.strip_prefix(prefix).unwrap_or(&message.topic);
         let expiry = message.expires.map(|at| at.since(timestamp).as_secs());
         let (packet_id, dup) = match outgoing.kind {

@@ -45,8 +45,8 @@ pub(crate) struct Directory {
 
 #[derive(Debug)]
 struct Cache<T> {
-    // `None`: known not to exist.
-    documents: RwLock<HashMap<Key, Option<Arc<T>>>>,
+    // By the name within the kind. `None`: known not to exist.
+    documents: RwLock<HashMap<Box<str>, Option<Arc<T>>>>,
     // Counts what was forgotten, so that a read that began before does not bring it back.
     forgotten: AtomicU64,
 }
@@ -100,7 +100,13 @@ impl Directory {
         tenant: &TenantId,
         device: &DeviceId,
     ) -> Result<Option<Arc<Device>>, StoreError> {
-        self.devices.read(meta, Device::key_of(tenant, device)).await
+        // What the connection has anyway is not kept a second time.
+        let compact = |record: &mut Device| {
+            record.tenant.clone_from(tenant);
+            record.id.clone_from(device);
+            record.keys.shrink_to_fit();
+        };
+        self.devices.read(meta, Device::key_of(tenant, device), compact).await
     }
 
     /// The same, if it was read before; `Some(None)` if it is known not to exist.
@@ -110,12 +116,12 @@ impl Directory {
 
     /// A product's record, likewise.
     pub(crate) async fn product(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<Product>>, StoreError> {
-        self.products.read(meta, key).await
+        self.products.read(meta, key, |_| {}).await
     }
 
     /// An alarm's record, likewise.
     pub(crate) async fn alarm(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<Alarm>>, StoreError> {
-        self.alarms.read(meta, key).await
+        self.alarms.read(meta, key, |_| {}).await
     }
 
     /// Forgets a record that has changed.
@@ -141,27 +147,37 @@ impl<T: Document> Cache<T> {
         let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
         self.forgotten.fetch_add(1, Ordering::AcqRel);
         match key {
-            Some(key) => drop(documents.remove(key)),
+            Some(key) => drop(documents.remove(key.key.as_str())),
             None => documents.clear(),
         }
     }
 
     fn known(&self, key: &Key) -> Option<Option<Arc<T>>> {
-        self.documents.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.documents.read().unwrap_or_else(PoisonError::into_inner).get(key.key.as_str()).cloned()
     }
 
-    async fn read(&self, meta: &dyn MetaStore, key: Key) -> Result<Option<Arc<T>>, StoreError> {
+    /// `compact` makes a record smaller that is read from the store.
+    async fn read(
+        &self,
+        meta: &dyn MetaStore,
+        key: Key,
+        compact: impl FnOnce(&mut T) + Send,
+    ) -> Result<Option<Arc<T>>, StoreError> {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
         let before = self.forgotten.load(Ordering::Acquire);
-        let document = meta.find::<T>(&key).await?.map(|stored| Arc::new(stored.document));
+        let document = meta.find::<T>(&key).await?.map(|stored| {
+            let mut document = stored.document;
+            compact(&mut document);
+            Arc::new(document)
+        });
         let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
         if documents.len() >= CACHED_MAX {
             documents.clear();
         }
         if self.forgotten.load(Ordering::Acquire) == before {
-            documents.insert(key, document.clone());
+            documents.insert(key.key.into_boxed_str(), document.clone());
         }
         Ok(document)
     }

@@ -62,7 +62,7 @@ pub(crate) struct DeviceContext {
     pub(crate) home: Option<iot_core::id::HomeId>,
     pub(crate) encoding: Encoding,
     /// `d/<device>/`.
-    pub(crate) prefix: String,
+    pub(crate) prefix: Box<str>,
 }
 
 impl DeviceContext {
@@ -129,7 +129,7 @@ impl Link {
             (Some(own), Some((device, epoch))) => {
                 own.id == *device
                     && own.epoch == *epoch
-                    && message.topic.strip_prefix(own.prefix.as_str()).is_some_and(|local| local.starts_with("down/"))
+                    && message.topic.strip_prefix(&*own.prefix).is_some_and(|local| local.starts_with("down/"))
             }
             (Some(_), None) => false,
             (None, Some((device, epoch))) => {

@@ -305,7 +305,7 @@ async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<Bo
         epoch: record.epoch,
         home: record.home.clone(),
         encoding: product.map(|product| product.encoding).unwrap_or_default(),
-        prefix: iot_core::topic::of_device(&record.id, ""),
+        prefix: iot_core::topic::of_device(&record.id, "").into(),
     })))
 }
 

@@ -141,13 +141,11 @@ impl Acceptor {
         let read = hello(&mut tcp, config, self.limits.hello_timeout).await?;
         let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
         metrics::counter!("iot_tls_handshakes_begun_total").increment(1);
-        let stream = TlsStream::accept(tcp, config.clone(), read).await?;
+        let (stream, agreed) = TlsStream::accept(tcp, config.clone(), read).await?;
         drop(permit);
-        let connection = stream.tls();
-        let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-        metrics::counter!("iot_tls_handshakes_total", "resumed" => if resumed { "true" } else { "false" }).increment(1);
-        let certificates = connection.peer_certificates();
-        peer.certificate = certificates.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+        let resumed = if agreed.is_resumed { "true" } else { "false" };
+        metrics::counter!("iot_tls_handshakes_total", "resumed" => resumed).increment(1);
+        peer.certificate = agreed.certificate;
         let stream = match listener.websocket {
             true => Stream::SecureWebSocket(Box::new(WebSocket::accept(stream, self.packet_bytes_max).await?)),
             false => Stream::Tls(Box::new(stream)),

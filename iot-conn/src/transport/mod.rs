@@ -77,6 +77,10 @@ impl Bound {
             socket.set_nonblocking(true).map_err(fail)?;
             let socket = tokio::net::TcpListener::from_std(socket).map_err(fail)?;
             listener.address = address;
+            if let Some(config) = &mut listener.tls {
+                // Out to the stream that encrypts with them, and no further.
+                Arc::make_mut(config).enable_secret_extraction = true;
+            }
             Ok((listener, socket))
         };
         let listeners = sockets.into_iter().map(adopt).collect::<Result<_, _>>()?;

@@ -1,8 +1,12 @@
 //! TLS over a stream, without a buffer at rest.
 //!
-//! rustls keeps the protocol's state and nothing else ([`rustls::unbuffered`]); bytes pass through space that the connections of a
-//! thread share. What one connection holds beside its keys is half a record that has come, plaintext that its reader had no
-//! room for, and ciphertext that its socket did not take; a connection of which nothing is heard has none of these.
+//! rustls shakes hands; then its keys are what is left of it, with TLS 1.3 ([`records`]). Bytes pass through space that the
+//! connections of a thread share. What one connection holds beside its keys is half a record that has come, plaintext that its
+//! reader had no room for, and ciphertext that its socket did not take; a connection of which nothing is heard has none of
+//! these.
+
+mod records;
+mod unbuffered;
 
 use std::{
     cell::RefCell,
@@ -12,11 +16,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::{
-    ServerConfig,
-    server::{ServerConnectionData, UnbufferedServerConnection},
-    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic},
-};
+use records::Records;
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, server::UnbufferedServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is encrypted at once: the most that a record holds (RFC 8446, section 5.1).
@@ -26,6 +27,9 @@ const RECORD_BYTES: usize = PLAIN_BYTES + 256;
 /// More than any record that may come: so much that is not a whole record cannot be.
 const INCOMING_BYTES_MAX: usize = 128 * 1024;
 
+/// Whoever does not read so much of what is answered to its records is not read from.
+const OUTGOING_BYTES_MAX: usize = 2 * RECORD_BYTES;
+
 thread_local! {
     static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECORD_BYTES].into());
 }
@@ -33,12 +37,25 @@ thread_local! {
 /// The server's end of a TLS connection.
 pub struct TlsStream<S> {
     io: S,
-    tls: Box<UnbufferedServerConnection>,
+    tls: Tls,
     held: Option<Box<Held>>,
     /// The client has said that nothing more comes, or has gone.
     ended: bool,
     /// The client was told that nothing more comes.
     closed: bool,
+}
+
+enum Tls {
+    Rustls(Box<UnbufferedServerConnection>),
+    Records(Box<Records>),
+}
+
+/// What a handshake agreed on.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    pub(super) is_resumed: bool,
+    /// The client's, in DER.
+    pub(super) certificate: Option<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -63,6 +80,14 @@ impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
     }
 }
 
+/// What is to be encrypted.
+#[derive(Clone, Copy)]
+enum Write<'a> {
+    Data(&'a [u8]),
+    /// That nothing more comes.
+    Close,
+}
+
 /// What the records that have come gave.
 struct Processed {
     /// So many bytes of the input are done with.
@@ -71,9 +96,11 @@ struct Processed {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
-    /// Shakes hands. `read` is what was read already, from the first byte on.
-    pub(super) async fn accept(io: S, config: Arc<ServerConfig>, read: Vec<u8>) -> io::Result<Self> {
-        let tls = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
+    /// Shakes hands. `read` is what was read already, from the first byte on. With a configuration that lets its secrets out
+    /// ([`ServerConfig::enable_secret_extraction`]) the connection costs less from then on.
+    pub(super) async fn accept(io: S, config: Arc<ServerConfig>, read: Vec<u8>) -> io::Result<(Self, Agreed)> {
+        let are_secrets_let_out = config.enable_secret_extraction;
+        let tls = Tls::Rustls(Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?));
         let held = Box::new(Held { incoming: read, ..Held::default() });
         let mut stream = Self { io, tls, held: Some(held), ended: false, closed: false };
         if let Err(error) = stream.process_held() {
@@ -85,17 +112,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             std::future::poll_fn(|cx| stream.poll_handshake(cx)).await?;
         }
         stream.tidy();
-        Ok(stream)
-    }
-
-    /// What the handshake agreed on.
-    pub(super) fn tls(&self) -> &UnbufferedServerConnection {
-        &self.tls
+        let Self { io, tls, held, ended, closed } = stream;
+        let Tls::Rustls(tls) = tls else { return Err(io::ErrorKind::InvalidData.into()) };
+        let certificate = tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
+        let agreed = Agreed { is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed), certificate };
+        let tls = match tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) if are_secrets_let_out => Tls::Records(Box::new(Records::new(*tls)?)),
+            _ => Tls::Rustls(tls),
+        };
+        Ok((Self { io, tls, held, ended, closed }, agreed))
     }
 
     fn tidy(&mut self) {
         if self.held.as_ref().is_some_and(|held| held.is_empty()) {
             self.held = None;
+        }
+    }
+
+    /// Nothing is to be read or written.
+    fn rest(&mut self) {
+        self.tidy();
+        if let Tls::Records(records) = &mut self.tls {
+            records.rest();
         }
     }
 
@@ -136,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     fn process_held(&mut self) -> io::Result<()> {
         let Self { tls, held, ended, .. } = self;
         let Held { incoming, plain, outgoing } = &mut **held.get_or_insert_default();
-        let processed = process(tls, incoming, &mut |bytes| plain.extend_from_slice(bytes), outgoing)?;
+        let processed = tls.process(incoming, &mut |bytes| plain.extend_from_slice(bytes), outgoing)?;
         incoming.drain(..processed.consumed);
         *ended |= processed.ended;
         if incoming.is_empty() {
@@ -162,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
             }
             let mut outgoing = Vec::new();
             let incoming = read.filled_mut();
-            let processed = process(tls, incoming, &mut |bytes| buffer.put_slice(bytes), &mut outgoing);
+            let processed = tls.process(incoming, &mut |bytes| buffer.put_slice(bytes), &mut outgoing);
             if !outgoing.is_empty() {
                 held.get_or_insert_default().outgoing.append(&mut outgoing);
             }
@@ -190,17 +228,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts with `encrypt` and writes; what the socket does not take is held.
-    fn poll_encrypt(
-        &mut self,
-        cx: &mut Context<'_>,
-        encrypt: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
-    ) -> io::Result<()> {
+    /// Encrypts what `write` says and writes it; what the socket does not take is held.
+    fn write_records(&mut self, cx: &mut Context<'_>, write: Write<'_>) -> io::Result<()> {
         let Self { io, tls, held, .. } = self;
         SPACE.with_borrow_mut(|space| {
             let (mut before, mut nothing) = (Vec::new(), Vec::new());
             let incoming = held.as_mut().map_or(&mut nothing, |held| &mut held.incoming);
-            let count = with_traffic(tls, incoming, &mut before, |traffic| encrypt(traffic, space))?.map_err(broken)?;
+            let count = tls.write(write, incoming, &mut before, space)?;
             let mut rest = if before.is_empty() { &space[..count] } else { &[][..] };
             if !before.is_empty() {
                 before.extend_from_slice(&space[..count]);
@@ -221,103 +255,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
     }
 }
 
-/// Lets rustls take whole records from the front of `incoming`. After an error, what it tells the client is in `outgoing`.
-fn process(
-    tls: &mut UnbufferedServerConnection,
-    incoming: &mut [u8],
-    plain: &mut dyn FnMut(&[u8]),
-    outgoing: &mut Vec<u8>,
-) -> io::Result<Processed> {
-    let (mut consumed, mut ended) = (0, false);
-    loop {
-        // Always all that is left: rustls remembers where in it the parts of a message are.
-        let UnbufferedStatus { mut discard, state } = tls.process_tls_records(&mut incoming[consumed..]);
-        let goes_on = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record.map_err(broken)?;
-                    discard += record.discard;
-                    plain(record.payload);
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                encode(outgoing, |space| data.encode(space)).map_err(broken)?;
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::PeerClosed) => {
-                ended = true;
-                true
-            }
-            Ok(ConnectionState::Closed) => {
-                ended = true;
-                false
-            }
-            Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => false,
-            // Early data is not accepted, and there is no other state.
-            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
-            Err(error) => {
-                consumed += discard;
-                // What it has to say of it comes with the next call, and only that is wanted of it.
-                let UnbufferedStatus { state, .. } = tls.process_tls_records(&mut incoming[consumed..]);
-                if let Ok(ConnectionState::EncodeTlsData(mut alert)) = state {
-                    encode(outgoing, |space| alert.encode(space)).map_err(broken)?;
-                }
-                return Err(broken(error));
-            }
-        };
-        consumed += discard;
-        if !goes_on {
-            return Ok(Processed { consumed, ended });
+impl Tls {
+    fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Rustls(tls) if tls.is_handshaking())
+    }
+
+    fn process(
+        &mut self,
+        incoming: &mut [u8],
+        plain: &mut dyn FnMut(&[u8]),
+        outgoing: &mut Vec<u8>,
+    ) -> io::Result<Processed> {
+        match self {
+            Self::Rustls(tls) => unbuffered::process(tls, incoming, plain, outgoing),
+            Self::Records(records) => records.process(incoming, plain, outgoing),
         }
     }
-}
 
-/// Calls `write` when application data may be written; what has to be written before is in `before`. `incoming` was processed and
-/// is not whole, or empty.
-fn with_traffic<T>(
-    tls: &mut UnbufferedServerConnection,
-    incoming: &mut Vec<u8>,
-    before: &mut Vec<u8>,
-    write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>) -> T,
-) -> io::Result<T> {
-    loop {
-        let UnbufferedStatus { discard, state } = tls.process_tls_records(incoming);
-        match state.map_err(broken)? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let written = write(&mut traffic);
-                incoming.drain(..discard);
-                return Ok(written);
-            }
-            ConnectionState::EncodeTlsData(mut data) => encode(before, |space| data.encode(space)).map_err(broken)?,
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            ConnectionState::PeerClosed => {}
-            _ => return Err(io::ErrorKind::NotConnected.into()),
-        }
-        incoming.drain(..discard);
-    }
-}
-
-/// Appends what `encode` writes.
-fn encode(
-    outgoing: &mut Vec<u8>,
-    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-) -> Result<(), EncodeError> {
-    let start = outgoing.len();
-    let mut room = 0;
-    loop {
-        outgoing.resize(start + room, 0);
-        match encode(&mut outgoing[start..]) {
-            Ok(count) => {
-                outgoing.truncate(start + count);
-                return Ok(());
-            }
-            Err(EncodeError::InsufficientSize(needs)) if needs.required_size > room => room = needs.required_size,
-            Err(error) => return Err(error),
+    /// Answers how much of `space` is to be written, after `before`. `incoming` was processed and is not whole, or empty.
+    fn write(
+        &mut self,
+        write: Write<'_>,
+        incoming: &mut Vec<u8>,
+        before: &mut Vec<u8>,
+        space: &mut [u8],
+    ) -> io::Result<usize> {
+        match (self, write) {
+            (Self::Records(records), Write::Data(bytes)) => records.encrypt(bytes, space),
+            (Self::Records(records), Write::Close) => records.close(space),
+            (Self::Rustls(tls), write) => unbuffered::with_traffic(tls, incoming, before, |traffic| match write {
+                Write::Data(bytes) => traffic.encrypt(bytes, space),
+                Write::Close => traffic.queue_close_notify(space),
+            })?
+            .map_err(broken),
         }
     }
 }
@@ -335,7 +305,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
         }
         loop {
             // What the records asked for is answered as well as can be: the reader is told what ends the connection.
-            let _answered = this.poll_write_out(cx);
+            let answered = this.poll_write_out(cx);
+            if answered.is_pending() && this.held.as_ref().is_some_and(|held| held.outgoing.len() > OUTGOING_BYTES_MAX)
+            {
+                return Poll::Pending;
+            }
             if let Some(held) = this.held.as_mut().filter(|held| !held.plain.is_empty()) {
                 let count = held.plain.len().min(buffer.remaining());
                 buffer.put_slice(&held.plain[..count]);
@@ -348,9 +322,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
                 this.tidy();
                 return Poll::Ready(Ok(()));
             }
-            match ready!(this.poll_decrypt(cx, buffer)) {
-                Ok(is_more) => this.ended |= !is_more,
-                Err(error) => {
+            match this.poll_decrypt(cx, buffer) {
+                Poll::Pending => {
+                    this.rest();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(is_more)) => this.ended |= !is_more,
+                Poll::Ready(Err(error)) => {
                     let _told = this.poll_write_out(cx);
                     return Poll::Ready(Err(error));
                 }
@@ -364,14 +342,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         let this = self.get_mut();
         ready!(this.poll_write_out(cx))?;
         let bytes = &bytes[..bytes.len().min(PLAIN_BYTES)];
-        this.poll_encrypt(cx, |traffic, space| traffic.encrypt(bytes, space))?;
+        this.write_records(cx, Write::Data(bytes))?;
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_write_out(cx))?;
-        this.tidy();
+        this.rest();
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
@@ -379,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         let this = self.get_mut();
         ready!(this.poll_write_out(cx))?;
         if !std::mem::replace(&mut this.closed, true) {
-            this.poll_encrypt(cx, |traffic, space| traffic.queue_close_notify(space))?;
+            this.write_records(cx, Write::Close)?;
         }
         ready!(this.poll_write_out(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
