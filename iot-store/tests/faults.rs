@@ -237,10 +237,13 @@ fn faults() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.so");
+        // Another process may be loading it.
+        let fresh = library.with_extension(std::process::id().to_string());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/faults.c");
         let flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"];
-        let status = Command::new("cc").args(flags).args([&library, &source]).arg("-ldl").status().unwrap();
+        let status = Command::new("cc").args(flags).args([&fresh, &source]).arg("-ldl").status().unwrap();
         assert!(status.success());
+        std::fs::rename(fresh, &library).unwrap();
         library
     })
 }
