@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use async_trait::async_trait;
 use iot_core::{
     id::TenantId,
@@ -7,7 +12,12 @@ use iot_core::{
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
-use super::{Sqlite, fault::Fault, ordered, writer::Outcome};
+use super::{
+    Sqlite,
+    fault::Fault,
+    ordered,
+    writer::{Memo, Outcome},
+};
 use crate::rules::{count_cursor, distinct, last_writes, page_size, read_count};
 
 /// Forgetting old changes costs a statement, which is done once in so many revisions.
@@ -47,7 +57,14 @@ impl MetaStore for Sqlite {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let changes_kept = self.inner.limits.changes_kept;
-        self.inner.control.run(move |connection, ()| commit(connection, batch, changes_kept)).await
+        let write = move |connection: &Connection, newest: &mut Newest| {
+            let outcome = commit(connection, batch, changes_kept);
+            if let Ok(Outcome::Keep(Committed::Done(revision))) = outcome {
+                newest.written = revision.0;
+            }
+            outcome
+        };
+        self.inner.control.run(write).await
     }
 
     async fn changes(&self, after: Revision, limit: u32) -> Result<Vec<Change>, StoreError> {
@@ -56,7 +73,8 @@ impl MetaStore for Sqlite {
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
-        self.inner.control_readers.run(|connection| Ok(Revision(revision(connection)?))).await
+        self.inner.control_readers.are_open()?;
+        Ok(Revision(self.inner.revision.load(Ordering::Acquire)))
     }
 
     async fn audit(&self, tenant: &TenantId, before: Option<&Cursor>, limit: u32) -> Result<Page<Audit>, StoreError> {
@@ -67,6 +85,33 @@ impl MetaStore for Sqlite {
         };
         let (tenant, limit) = (tenant.clone(), page_size(limit));
         self.inner.control_readers.run(move |connection| audit(connection, &tenant, before, limit)).await
+    }
+}
+
+/// The newest revision, for readers that do not look at the file.
+pub(super) struct Newest {
+    committed: Arc<AtomicU64>,
+    written: u64,
+}
+
+impl Newest {
+    pub(super) fn read(connection: &Connection) -> Result<Self, Fault> {
+        let written = revision(connection)?;
+        Ok(Self { committed: Arc::new(written.into()), written })
+    }
+
+    pub(super) fn committed(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.committed)
+    }
+}
+
+impl Memo for Newest {
+    fn committed(&mut self) {
+        self.committed.store(self.written, Ordering::Release);
+    }
+
+    fn rolled_back(&mut self) {
+        self.written = self.committed.load(Ordering::Acquire);
     }
 }
 

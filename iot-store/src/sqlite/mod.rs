@@ -33,7 +33,7 @@ mod writer;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use rusqlite::{Connection, ErrorCode};
@@ -41,8 +41,10 @@ use rusqlite::{Connection, ErrorCode};
 pub use self::snapshot::Snapshot;
 use self::{
     fault::Fault,
+    meta::Newest,
     migrate::Migrations,
     readers::Readers,
+    session::RetainedTopics,
     telemetry::{Known, Maintenance, Window},
     writer::{Undo, Writer},
 };
@@ -58,8 +60,10 @@ pub struct Sqlite {
 struct Inner {
     limits: StoreLimits,
     folder: PathBuf,
-    control: Writer<()>,
+    control: Writer<Newest>,
+    revision: Arc<AtomicU64>,
     control_readers: Arc<Readers>,
+    retained_topics: RetainedTopics,
     data: Writer<Known>,
     data_readers: Arc<Readers>,
     window: Arc<Window>,
@@ -175,9 +179,14 @@ impl Inner {
         let data_connection = connect(&data, migrate::DATA)?;
         let known = telemetry::recover(&data_connection).map_err(|fault| OpenError::of_fault(&data, fault))?;
         let window = known.window();
+        let remembered = RetainedTopics::load(&control_connection)
+            .and_then(|topics| Ok((topics, Newest::read(&control_connection)?)));
+        let (retained_topics, newest) = remembered.map_err(|fault| OpenError::of_fault(&control, fault))?;
         Ok(Self {
+            retained_topics,
+            revision: newest.committed(),
             limits,
-            control: Writer::start("store-control", control_connection, Undo::Job, ()).map_err(unusable)?,
+            control: Writer::start("store-control", control_connection, Undo::Job, newest).map_err(unusable)?,
             control_readers: Readers::new(&control),
             data: Writer::start("store-data", data_connection, Undo::Group, known).map_err(unusable)?,
             data_readers: Readers::new(&data),

@@ -47,6 +47,11 @@ impl Readers {
         Ok(answer.unwrap_or_else(|_| Err(Fault::stopped()))?)
     }
 
+    /// An error once no reads are begun any more.
+    pub(super) fn are_open(&self) -> Result<(), StoreError> {
+        if self.permits.is_closed() { Err(Fault::Closed.into()) } else { Ok(()) }
+    }
+
     /// Begins no further reads, and waits for those under way.
     pub(super) async fn end(&self) {
         let _ = self.permits.acquire_many(READERS_MAX).await;

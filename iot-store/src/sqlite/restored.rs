@@ -16,7 +16,7 @@ impl Sqlite {
     /// holds an older one is fenced. Answers the highest. `at` is now; a clock that was set back costs only room, since at
     /// least 2⁴⁰ epochs are skipped.
     pub async fn raise_session_epochs(&self, at: Timestamp) -> Result<SessionEpoch, StoreError> {
-        let raised = self.inner.control.run(move |connection, ()| Ok(Outcome::Keep(raise(connection, at)?))).await?;
+        let raised = self.inner.control.run(move |connection, _| Ok(Outcome::Keep(raise(connection, at)?))).await?;
         Ok(SessionEpoch(raised.cast_unsigned()))
     }
 

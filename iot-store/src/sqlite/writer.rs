@@ -42,12 +42,9 @@ pub(super) trait Memo: Send + 'static {
     /// What the group has written is in the file; before anybody is answered.
     fn committed(&mut self);
     /// Some of what was written since the last commit, or all, is not.
-    fn undone(&mut self);
-}
-
-impl Memo for () {
-    fn committed(&mut self) {}
     fn undone(&mut self) {}
+    /// Nothing of what was written since the last commit is.
+    fn rolled_back(&mut self) {}
 }
 
 /// The way to a thread that writes. `M` is what it remembers.
@@ -164,6 +161,7 @@ fn carry_out<M: Memo>(
         memo.committed();
     } else {
         memo.undone();
+        memo.rolled_back();
         if !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }

@@ -2,6 +2,7 @@ mod life;
 mod offer;
 mod queue;
 mod retained;
+mod topics;
 
 use async_trait::async_trait;
 use iot_core::{
@@ -16,6 +17,7 @@ use iot_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub(super) use self::topics::RetainedTopics;
 use super::{Sqlite, fault::Fault, ordered, writer::Outcome};
 
 #[async_trait]
@@ -55,6 +57,7 @@ impl SessionStore for Sqlite {
     }
 
     async fn offer(&self, publications: &[Publication]) -> Result<Vec<Offered>, StoreError> {
+        self.inner.retained_topics.expect(publications);
         let (publications, limits) = (publications.to_vec(), self.inner.limits);
         self.write(move |connection| offer::offer(connection, &publications, &limits)).await
     }
@@ -77,6 +80,9 @@ impl SessionStore for Sqlite {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<Message>, StoreError> {
+        if !self.inner.retained_topics.may_match(tenant, filter) {
+            return self.inner.control_readers.are_open().map(|()| Vec::new());
+        }
         let (tenant, filter, after) = (tenant.clone(), filter.to_owned(), after.unwrap_or_default().to_owned());
         let read = move |connection: &Connection| retained::matching(connection, &tenant, &filter, &after, limit, now);
         self.inner.control_readers.run(read).await
@@ -102,7 +108,7 @@ impl Sqlite {
         &self,
         write: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.inner.control.run(move |connection, ()| Ok(Outcome::Keep(write(connection)?))).await
+        self.inner.control.run(move |connection, _| Ok(Outcome::Keep(write(connection)?))).await
     }
 
     /// Carries out a step of the session's present epoch; nothing if it has another one or is gone.
