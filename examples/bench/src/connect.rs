@@ -130,17 +130,22 @@ fn report(options: &Connect, opened: Duration, lost: u32, [few, many, later]: [O
     let added = options.connections - options.from;
     let server = few.zip(many).zip(later).map(|((few, many), later)| {
         let bytes = (many.rss_kib as f64 - few.rss_kib as f64) * 1024.0 / f64::from(added);
-        let cpu = later.cpu.saturating_sub(many.cpu).as_secs_f64() / f64::from(options.seconds);
-        (few.rss_kib, many.rss_kib, bytes.round(), cpu)
+        let idle = later.cpu.saturating_sub(many.cpu).as_secs_f64() / f64::from(options.seconds);
+        let opening = many.cpu.saturating_sub(few.cpu).as_secs_f64() * 1e6 / f64::from(added);
+        (few.rss_kib, many.rss_kib, bytes.round(), idle, opening.round())
     });
     let json = json!({"bench": "connect", "connections": options.connections, "from": options.from,
-        "tls": options.state.is_some(), "opening_s": opened.as_secs_f64(), "idle_s": options.seconds, "lost": lost,
-        "server": server.map(|(few, many, bytes, cpu)| json!({"rss_kib_from": few, "rss_kib": many,
-            "bytes_per_connection": bytes, "cpu_share_idle": cpu}))});
+        "tls": options.state.is_some() || options.broker.url.is_tls, "opening_s": opened.as_secs_f64(), "idle_s": options.seconds, "lost": lost,
+        "server": server.map(|(few, many, bytes, idle, opening)| json!({"rss_kib_from": few, "rss_kib": many,
+            "bytes_per_connection": bytes, "cpu_share_idle": idle, "cpu_us_per_opening": opening}))});
     let cost = server.map_or_else(
         || "; give --pid for memory and CPU".to_owned(),
-        |(_, many, bytes, cpu)| {
-            format!("; {bytes:.0} bytes each, {} MiB in all, {:.1} % of a CPU while idle", many / 1024, cpu * 100.0)
+        |(_, many, bytes, idle, opening)| {
+            let idle = idle * 100.0;
+            format!(
+                "; {bytes:.0} bytes each, {} MiB in all, {opening} µs CPU to open, {idle:.1} % of a CPU while idle",
+                many / 1024
+            )
         },
     );
     let text = format!(

@@ -1,6 +1,7 @@
 //! Closed-loop throughput from publishers to subscribers, with everything that arrives accounted for.
 
 use std::{
+    fmt::Display,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -111,7 +112,7 @@ async fn run(
     }
     let mut ready = Vec::new();
     for k in 0..publishers {
-        let id = format!("{}-p{k}", run.topic_root);
+        let id = client_id("p", k);
         let options = run.broker.client(id, run.load.window);
         ready.push(Peer::connect(&run.broker, options, run.clock).await?);
     }
@@ -201,7 +202,7 @@ pub(crate) fn rate(count: u64, elapsed: Duration) -> f64 {
 
 impl Run {
     async fn subscriber(&self, k: usize, sources: &[u32]) -> Result<Peer, BenchError> {
-        let options = self.broker.client(format!("{}-s{k}", self.topic_root), self.load.window);
+        let options = self.broker.client(client_id("s", k), self.load.window);
         let mut peer = Peer::connect(&self.broker, options, self.clock).await?;
         let filter = match sources {
             [one] => format!("{}/{one}", self.topic_root),
@@ -294,6 +295,11 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Of letters, digits and hyphens: rumqttd takes no other.
+pub(crate) fn client_id(role: &str, k: impl Display) -> String {
+    format!("bench-{}-{role}{k}", std::process::id())
 }
 
 /// A payload that tells who sent it, as which, and when.

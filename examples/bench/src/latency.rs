@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use iot_conn::mqtt::client::{Event, Publication};
+use iot_conn::mqtt::{
+    QoS,
+    client::{Event, Publication},
+};
 use iot_device::link::Clock;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -29,7 +32,15 @@ pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
     let id = format!("bench-{}", std::process::id());
     let mut publisher = Peer::connect(&broker, broker.client(format!("{id}-p"), 10_000), clock).await?;
     let mut subscriber = Peer::connect(&broker, broker.client(format!("{id}-s"), 10_000), clock).await?;
-    subscriber.subscribe(&topic, qos).await?;
+    let answers = format!("{topic}/answer");
+    let mut responder = if options.respond {
+        let mut responder = Peer::connect(&broker, broker.client(format!("{id}-r"), 10_000), clock).await?;
+        responder.subscribe(&topic, qos).await?;
+        Some(responder)
+    } else {
+        None
+    };
+    subscriber.subscribe(if options.respond { &answers } else { &topic }, qos).await?;
 
     let messages = u64::from(options.rate) * u64::from(options.seconds);
     let period = Duration::from_secs(1) / options.rate;
@@ -42,6 +53,7 @@ pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
         tokio::select! {
             step = publisher.step() => step?,
             step = subscriber.step() => step?,
+            step = step(&mut responder) => step?,
             () = sleep_until(due(sent)), if sent < messages => {
                 let publication = Publication::new(topic.as_str(), stamped(0, sent, clock, BYTES), qos);
                 publisher.client.publish(publication).map_err(|error| BenchError::Target(error.to_string()))?;
@@ -50,6 +62,9 @@ pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
             () = sleep_until(deadline) => break,
         }
         while publisher.event()?.is_some() {}
+        if let Some(responder) = &mut responder {
+            respond(responder, &answers, qos)?;
+        }
         while let Some(event) = subscriber.event()? {
             let Event::Message(message) = event else { continue };
             let Some((_, number, _)) = read_stamp(&message.payload) else { continue };
@@ -61,7 +76,11 @@ pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
     let after = usage(broker.pid)?;
     publisher.close().await;
     subscriber.close().await;
+    if let Some(responder) = responder {
+        responder.close().await;
+    }
     let json = json!({"bench": "latency", "qos": qos as u8, "rate_per_s": options.rate, "seconds": options.seconds,
+        "respond": options.respond,
         "sent": sent, "received": tally.received, "lost": tally.lost(), "duplicates": tally.duplicates,
         "out_of_order": tally.out_of_order, "latency": latency.to_json(),
         "server": cost(before, after, tally.received)});
@@ -73,4 +92,21 @@ pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
         cost_text(before, after, tally.received)
     );
     Ok(Outcome { json, text, is_complete: tally.lost() == 0 })
+}
+
+/// Ends only if there is somebody who could go on.
+async fn step(responder: &mut Option<Peer>) -> Result<(), BenchError> {
+    match responder {
+        Some(responder) => responder.step().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn respond(responder: &mut Peer, answers: &str, qos: QoS) -> Result<(), BenchError> {
+    while let Some(event) = responder.event()? {
+        let Event::Message(message) = event else { continue };
+        let answer = Publication::new(answers, message.payload, qos);
+        responder.client.publish(answer).map_err(|error| BenchError::Target(error.to_string()))?;
+    }
+    Ok(())
 }

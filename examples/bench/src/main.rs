@@ -10,6 +10,7 @@
 mod command;
 mod connect;
 mod fleet;
+mod flood;
 mod flow;
 mod histogram;
 mod latency;
@@ -74,6 +75,7 @@ async fn measure(bench: Bench) -> Result<Outcome, BenchError> {
         Bench::Pairs(options) => flow::pairs(options).await,
         Bench::FanIn(options) => flow::fan_in(options).await,
         Bench::FanOut(options) => flow::fan_out(options).await,
+        Bench::Flood(options) => flood::measure(options).await,
         Bench::Latency(options) => latency::measure(options).await,
         Bench::Connect(options) => connect::measure(options).await,
         Bench::DeviceTelemetry(options) => telemetry::measure(options).await,

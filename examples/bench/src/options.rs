@@ -1,11 +1,22 @@
 //! What to measure, and where.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    fs,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use clap::{Args, Parser, Subcommand};
 use iot_conn::mqtt::{QoS, Version, client::ClientOptions};
 use iot_core::secret::Secret;
-use iot_device::options::{CloudUrl, Endpoint, InvalidAddress, is_loopback};
+use iot_device::{
+    options::{CloudUrl, Endpoint, InvalidAddress, is_loopback},
+    tls::{Authority, anonymous_config},
+};
+use tokio_rustls::{TlsConnector, rustls::ClientConfig};
+
+use crate::BenchError;
 
 /// Measures brokers and clouds on this machine.
 #[derive(Debug, Parser)]
@@ -25,6 +36,8 @@ pub(crate) enum Bench {
     FanOut(FanOut),
     /// One message at a time at a fixed rate: end-to-end latency from the intended time of sending
     Latency(Latency),
+    /// Publishers as fast as they may, and a subscriber that does not read for a while: what is lost, and what it costs
+    Flood(Flood),
     /// Idle connections with a subscription each: memory and CPU of the server
     Connect(Connect),
     /// Claimed devices send telemetry at QoS 1 as fast as they are acknowledged
@@ -36,9 +49,12 @@ pub(crate) enum Bench {
 /// Where the broker is and who connects.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Broker {
-    /// Where the broker is
+    /// Where the broker is: mqtt://HOST:PORT or mqtts://HOST:PORT
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
     pub(crate) url: BrokerUrl,
+    /// PEM file with the CA of the broker, for mqtts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
     /// API token; better given as the variable. Without it the clients are anonymous
     #[arg(long, value_name = "TOKEN", env = "IOT_TOKEN", hide_env_values = true, value_parser = secret)]
     pub(crate) token: Option<Secret>,
@@ -48,9 +64,27 @@ pub(crate) struct Broker {
     /// Process of the server, for its CPU and memory
     #[arg(long)]
     pub(crate) pid: Option<u32>,
+    #[arg(skip)]
+    tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Broker {
+    /// What connects over TLS, if that is asked for.
+    pub(crate) fn connector(&self) -> Result<Option<TlsConnector>, BenchError> {
+        if !self.url.is_tls {
+            return Ok(None);
+        }
+        if let Some(config) = self.tls.get() {
+            return Ok(Some(Arc::clone(config).into()));
+        }
+        let path = self.ca.as_ref().ok_or_else(|| BenchError::Options("mqtts needs --ca".to_owned()))?;
+        let unusable = |error: &dyn std::error::Error| BenchError::Options(format!("{}: {error}", path.display()));
+        let pem = fs::read(path).map_err(|error| unusable(&error))?;
+        let authority = Authority::from_pem(&pem).map_err(|error| unusable(&error))?;
+        let config = anonymous_config(&authority).map_err(|error| unusable(&error))?;
+        Ok(Some(Arc::clone(self.tls.get_or_init(|| config)).into()))
+    }
+
     /// Clean sessions of clients that keep up to `window` messages in flight.
     pub(crate) fn client(&self, id: String, window: u64) -> ClientOptions {
         let mut options = ClientOptions::new(id);
@@ -130,6 +164,23 @@ pub(crate) struct Latency {
     /// For how long, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) seconds: u32,
+    /// Measure until the answer is back: a responder sends each message on to where the sender listens
+    #[arg(long)]
+    pub(crate) respond: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Flood {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// How many publishers
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) publishers: u32,
+    /// For how long the subscriber does not read, in milliseconds
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub(crate) pause_ms: u64,
 }
 
 #[derive(Debug, Args)]
@@ -212,9 +263,10 @@ pub(crate) struct CommandLatency {
     pub(crate) pid: Option<u32>,
 }
 
-/// `mqtt://HOST:PORT` on this machine.
+/// `mqtt://HOST:PORT` or `mqtts://HOST:PORT` on this machine.
 #[derive(Debug, Clone)]
 pub(crate) struct BrokerUrl {
+    pub(crate) is_tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
 }
@@ -223,9 +275,14 @@ impl FromStr for BrokerUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("mqtt://").ok_or("expected mqtt://HOST:PORT")?.trim_end_matches('/');
-        let endpoint = loopback_endpoint(rest)?;
-        Ok(Self { host: endpoint.host().to_owned(), port: endpoint.port() })
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let is_tls = match scheme {
+            "mqtt" => false,
+            "mqtts" => true,
+            _ => return Err("expected mqtt://HOST:PORT or mqtts://HOST:PORT".to_owned()),
+        };
+        let endpoint = loopback_endpoint(rest.trim_end_matches('/'))?;
+        Ok(Self { is_tls, host: endpoint.host().to_owned(), port: endpoint.port() })
     }
 }
 
@@ -262,10 +319,10 @@ mod tests {
 
     #[test]
     fn other_machines_are_refused() {
-        for good in ["mqtt://127.0.0.1:1883", "mqtt://localhost:1", "mqtt://[::1]:1883/"] {
+        for good in ["mqtt://127.0.0.1:1883", "mqtts://localhost:1", "mqtt://[::1]:1883/"] {
             assert!(good.parse::<BrokerUrl>().is_ok(), "{good}");
         }
-        for bad in ["mqtt://10.0.0.1:1883", "mqtt://example.com:1883", "127.0.0.1:1883", "mqtt://127.0.0.1"] {
+        for bad in ["mqtt://10.0.0.1:1883", "mqtt://example.com:1883", "127.0.0.1:1883", "http://127.0.0.1:80"] {
             assert!(bad.parse::<BrokerUrl>().is_err(), "{bad}");
         }
         assert!(loopback_cloud("http://127.0.0.1:8080").is_ok());

@@ -12,6 +12,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::{BenchError, options::Broker};
 
@@ -29,12 +30,20 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Connects over TCP.
+    /// Connects over TCP or TLS.
     pub(crate) async fn connect(broker: &Broker, options: ClientOptions, clock: Clock) -> Result<Self, BenchError> {
-        let address = (broker.url.host.as_str(), broker.url.port);
-        let stream = TcpStream::connect(address).await.map_err(|error| target(&error))?;
+        let host = broker.url.host.as_str();
+        let stream = TcpStream::connect((host, broker.url.port)).await.map_err(|error| target(&error))?;
         stream.set_nodelay(true).map_err(|error| target(&error))?;
-        Self::open(Box::new(stream), options, clock).await
+        let stream: Box<dyn Stream> = match broker.connector()? {
+            None => Box::new(stream),
+            Some(connector) => {
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+                let name = name.map_err(|error| BenchError::Options(error.to_string()))?;
+                Box::new(connector.connect(name, stream).await.map_err(|error| target(&error))?)
+            }
+        };
+        Self::open(stream, options, clock).await
     }
 
     /// Goes on until the server has taken the connection.
@@ -69,6 +78,11 @@ impl Peer {
     /// Moves bytes until something happened; may be dropped and called again.
     pub(crate) async fn step(&mut self) -> Result<(), BenchError> {
         self.link.step(&mut self.client).await.map_err(|error| target(&error))
+    }
+
+    /// Waits until everything is written.
+    pub(crate) async fn flush(&mut self) -> Result<(), BenchError> {
+        self.link.flush(&mut self.client).await.map_err(|error| target(&error))
     }
 
     /// The next thing that happened; the end of the connection is an error.

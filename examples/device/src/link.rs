@@ -89,6 +89,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Ok(())
     }
 
+    /// Waits until the transport has taken what the engine has to say. May be dropped at any point.
+    pub async fn flush(&mut self, client: &mut Client) -> io::Result<()> {
+        poll_fn(|cx| self.poll_write(client, cx)).await
+    }
+
     /// Writes the rest and closes the transport; the engine has ended the connection.
     pub async fn close(mut self, client: &mut Client) -> io::Result<()> {
         poll_fn(|cx| self.poll_write(client, cx)).await?;

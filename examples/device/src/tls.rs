@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use iot_auth::device::Identity;
 use rustls::{
-    ClientConfig, RootCertStore,
-    client::Resumption,
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::{Resumption, WantsClientCert},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -60,12 +60,23 @@ impl Authority {
 /// TLS 1.3 or 1.2 with the device's certificate, towards servers that `authority` vouches for.
 pub fn client_config(authority: &Authority, identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.expose().as_bytes()).map_err(TlsError::Pem)?;
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(&authority.roots))
-        .with_client_auth_cert(certificates(identity.certificate_pem.as_bytes())?, key)?;
+    let mut config =
+        builder(authority)?.with_client_auth_cert(certificates(identity.certificate_pem.as_bytes())?, key)?;
     config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
     Ok(Arc::new(config))
+}
+
+/// The same without a certificate, and without sessions to resume.
+pub fn anonymous_config(authority: &Authority) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = builder(authority)?.with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn builder(authority: &Authority) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(Arc::clone(&authority.roots)))
 }
 
 /// The cryptography of aws-lc-rs.

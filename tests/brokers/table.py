@@ -1,0 +1,67 @@
+"""Makes the table of tests/broker-figures from what the benchmarks printed."""
+
+import json
+import pathlib
+import statistics
+import sys
+
+folder, brokers = pathlib.Path(sys.argv[1]), sys.argv[2:]
+
+
+def at(path):
+    def value(run):
+        for key in path.split("."):
+            run = run[key]
+        return run
+
+    return value
+
+
+def lost(run):
+    return f'{run["lost"]} / {run["duplicates"]} / {run["out_of_order"]}'
+
+
+def megabytes(run):
+    return round((run["server"]["rss_kib_peak"] - run["server"]["rss_kib_before"]) / 1024)
+
+
+FLOWS = [("pairs-0", "pairs QoS 0"), ("pairs-1", "pairs QoS 1"), ("pairs-2", "pairs QoS 2"),
+         ("fan-in-1", "fan-in 100 → 1, QoS 1"), ("fan-out-0", "fan-out 1 → 1000, QoS 0"),
+         ("fan-out-1", "fan-out 1 → 1000, QoS 1")]
+
+ROWS = [(f"{title}, CPU µs per message", name, at("server.cpu_us_per_message")) for name, title in FLOWS]
+ROWS += [(f"{title}, received/s", name, at("received_per_s")) for name, title in FLOWS]
+ROWS += [(f"{title}, lost / twice / out of order", name, lost) for name, title in FLOWS]
+ROWS += [
+    ("one at a time, 5,000/s, CPU µs per message", "unbatched", at("server.cpu_us_per_message")),
+    ("one at a time, p99 µs", "unbatched", at("latency.p99_us")),
+    ("request and response, 1,000/s, p50 µs", "respond", at("latency.p50_us")),
+    ("request and response, p99 µs", "respond", at("latency.p99_us")),
+    ("flood QoS 0, lost of 200,000", "flood-0", at("lost")),
+    ("flood QoS 0, memory at most, MiB", "flood-0", megabytes),
+    ("flood QoS 1, lost of 200,000", "flood-1", at("lost")),
+    ("flood QoS 1, memory at most, MiB", "flood-1", megabytes),
+    ("opening TCP, CPU µs", "idle-tcp", at("server.cpu_us_per_opening")),
+    ("opening TLS, CPU µs", "idle-tls", at("server.cpu_us_per_opening")),
+    ("idle TCP and subscription, bytes", "idle-tcp", at("server.bytes_per_connection")),
+    ("idle TLS and subscription, bytes", "idle-tls", at("server.bytes_per_connection")),
+]
+
+
+def cell(broker, name, value):
+    file = folder / f"{broker}.{name}"
+    lines = file.read_text().splitlines() if file.exists() else []
+    values = [value(json.loads(line)) for line in lines]
+    if not values:
+        return "failed"
+    if isinstance(values[0], str):
+        return ", ".join(sorted(set(values)))
+    low, middle, high = min(values), statistics.median(values), max(values)
+    number = (lambda x: f"{x:,.0f}") if high >= 100 else (lambda x: f"{x:g}")
+    return number(middle) if low == high else f"{number(middle)} ({number(low)}–{number(high)})"
+
+
+print("| |", " | ".join(brokers), "|")
+print("|---" * (len(brokers) + 1) + "|")
+for title, name, value in ROWS:
+    print("|", title, "|", " | ".join(cell(broker, name, value) for broker in brokers), "|")
