@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
-//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`] |
+//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`network`] |
 //!
 //! ```
 //! use iot_core::{access::{Grants, Object, Permission, Relation, Resource, check}, id::TenantId, time::Timestamp};
@@ -38,6 +38,7 @@ pub mod limits;
 pub mod logic;
 pub mod mail;
 pub mod message;
+pub mod network;
 pub mod payload;
 pub mod problem;
 pub mod push;

@@ -163,3 +163,62 @@ fn a_certificate_is_replaced_while_its_listeners_run() {
     assert_eq!(shown(&config, &roots, "two.example").unwrap(), second);
     assert!(shown(&config, &roots, "one.example").is_err());
 }
+
+/// What a balancer says first about a connection from this IPv4 address; without one, about a connection of its own.
+fn header(client: Option<[u8; 4]>) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    let Some(client) = client else {
+        header.extend([0x20, 0, 0, 0]);
+        return header;
+    };
+    header.extend([0x21, 0x11, 0, 12]);
+    header.extend(client);
+    header.extend([10, 0, 0, 1, 0xd4, 0x31, 0x22, 0xb3]);
+    header
+}
+
+/// The answer to a CONNECT with a token: its reason code, or nothing from a server that has closed.
+fn answer(address: SocketAddr, header: &[u8], token: &str) -> Option<u8> {
+    let mut body = b"\0\x04MQTT\x05\xc2\0\x3c\0\0\0\0\0".to_vec();
+    body.extend(u16::try_from(token.len()).unwrap().to_be_bytes());
+    body.extend(token.as_bytes());
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(WITHIN)).unwrap();
+    tcp.write_all(header).unwrap();
+    // A server that has refused the header may have gone.
+    let _sent = tcp.write_all(&[&[0x10, u8::try_from(body.len()).unwrap()], &body[..]].concat());
+    let mut connack = [0; 4];
+    tcp.read_exact(&mut connack).is_ok().then_some(connack[3])
+}
+
+const BAD_USER_NAME_OR_PASSWORD: u8 = 0x86;
+
+/// Behind a balancer a client is where its header says; without one nobody comes in, and a network is let in at its rate.
+#[test]
+fn a_balancer_says_where_clients_are() {
+    let cloud = Cloud::start(&["--balancer", "127.0.0.0/8"]);
+    let (admin, (_, token)) = (cloud.admin(), cloud.issue("viewer"));
+    let mqtt = cloud.address("mqtt");
+    let (here, there) = (header(Some([127, 0, 0, 1])), header(Some([203, 0, 113, 7])));
+    assert_eq!(answer(mqtt, &here, &token), Some(0));
+    // A token in the clear is for this machine only.
+    assert_eq!(answer(mqtt, &there, &token), Some(BAD_USER_NAME_OR_PASSWORD));
+    for (bad, why) in [(&[][..], "no header"), (b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n", "version 1")] {
+        assert_eq!(answer(mqtt, bad, &token), None, "{why}");
+    }
+    assert_eq!(count(&admin, "iot_connects_refused_total{reason=\"proxy_header\"}"), 2);
+    // The balancer looks whether the server is there.
+    assert_eq!(answer(mqtt, &header(None), &token), Some(0));
+
+    let refused = || count(&admin, "iot_connects_refused_total{reason=\"network_rate\"}");
+    assert_eq!(refused(), 0);
+    until("a network that comes too often to be refused", WITHIN, || {
+        for _ in 0..500 {
+            TcpStream::connect(mqtt).unwrap().write_all(&there).unwrap();
+        }
+        (refused() > 0).then_some(())
+    });
+    let neighbour = header(Some([203, 0, 113, 8]));
+    assert_eq!(answer(mqtt, &neighbour, &token), Some(BAD_USER_NAME_OR_PASSWORD), "another one is heard");
+    assert_eq!(answer(mqtt, &here, &token), Some(0));
+}

@@ -7,7 +7,7 @@ use iot_tests::{
     http::Api,
     mqtt::{Mqtt, Way, with_token},
     person::{Door, Person},
-    unit::{claim_token, import, simulate},
+    unit::{claim_token, import, is_online, simulate},
     wait::{SOON, until},
 };
 use serde_json::{Value, json};
@@ -51,6 +51,7 @@ fn an_owner_takes_their_devices_data_along_and_erases_it() {
         (receipt.json()["state"] == "applied").then_some(())
     });
     drop(device);
+    until("its last report to be in", SOON, || (!is_online(&admin, "lamp-1")).then_some(()));
 
     let whole = lines(&ann.api, "lamp-1");
     assert_eq!((whole[0].0.as_str(), &whole[0].1["id"], &whole[0].1["epoch"]), ("device", &json!("lamp-1"), &json!(1)));

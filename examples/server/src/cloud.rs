@@ -153,7 +153,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let demo = sockets.demo(&options, &kept.folder);
     let mut supervisor = Supervisor::default();
     let Sockets { mqtt, http: http_socket, https: https_socket } = sockets;
-    let bound = bound(mqtt, &mqtt_tls, options.allow_anonymous)?;
+    let bound = bound(mqtt, &mqtt_tls, &options)?;
     let serving = node.clone();
     let node_stop = stopped.clone();
     supervisor.spawn("node", async move {

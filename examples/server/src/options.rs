@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
-use iot_core::secret::Secret;
+use iot_core::{network::Network, secret::Secret};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{export::Wanted, failure::Failure, retention::Rule};
@@ -107,6 +107,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "IOT_ALLOW_ANONYMOUS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
 
+    /// A network of load balancers in front of the MQTT listeners, such as 10.0.0.0/8: all connections must come from them and begin with a header of the PROXY protocol, version 2; repeatable, or with commas
+    #[arg(long, value_name = "NETWORK", env = "IOT_BALANCER", value_delimiter = ',')]
+    balancer: Option<Vec<Network>>,
+
     /// Where devices reach this server over HTTP, such as <https://cloud.example> [default: its own listener]
     #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
     public_url: Option<String>,
@@ -156,6 +160,7 @@ pub(crate) struct Options {
     pub(crate) log: String,
     pub(crate) demo: u32,
     pub(crate) allow_anonymous: bool,
+    pub(crate) balancers: Vec<Network>,
     pub(crate) names: Vec<String>,
     pub(crate) public_url: Option<String>,
     pub(crate) webhooks_to_loopback: bool,
@@ -266,6 +271,7 @@ impl Settings {
             log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             demo: self.demo.or(file.demo).unwrap_or(0),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
+            balancers: self.balancer.or(file.balancer).unwrap_or_default(),
             names: self.name.or(file.name).unwrap_or_default(),
             webhooks_to_loopback: self.webhooks_to_loopback.or(file.webhooks_to_loopback).unwrap_or(false),
             public_url: self.public_url.or(file.public_url),
@@ -307,6 +313,17 @@ impl Options {
                     )));
                 }
             }
+        }
+        if self.allow_anonymous && !self.balancers.is_empty() {
+            return Err(Failure::options(
+                "--allow-anonymous is for this machine only, and --balancer brings clients from elsewhere: leave one of them out"
+                    .to_owned(),
+            ));
+        }
+        if self.demo > 0 && !self.balancers.is_empty() {
+            return Err(Failure::options(
+                "--demo connects without a balancer: leave --balancer or --demo out".to_owned(),
+            ));
         }
         if self.demo > 0 {
             let reachable = |listen: Listen| {

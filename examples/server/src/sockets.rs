@@ -67,7 +67,7 @@ fn bind(name: &'static str, at: Listen) -> Result<Option<TcpListener>, Failure> 
 pub(crate) fn bound(
     sockets: Vec<(&'static str, TcpListener)>,
     mqtt_tls: &Arc<rustls::ServerConfig>,
-    anonymous: bool,
+    options: &Options,
 ) -> Result<Bound, Failure> {
     let listener = |(name, socket): (&'static str, TcpListener)| {
         let tls = match name {
@@ -76,7 +76,8 @@ pub(crate) fn bound(
             _ => None,
         };
         let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
-        Ok((Listener { name, address, tls, websocket: name.starts_with("ws"), anonymous }, socket))
+        let (anonymous, balancers) = (options.allow_anonymous, options.balancers.clone());
+        Ok((Listener { name, address, tls, websocket: name.starts_with("ws"), anonymous, balancers }, socket))
     };
     let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
     Bound::adopt(listeners).map_err(|error| Failure::of("", &error))

@@ -42,6 +42,9 @@ fn options() {
         (&["--demo", "many"], "--demo"),
         (&["--demo", "5", "--mqtts", "off"], "--mqtts"),
         (&["--allow-anonymous", "--mqtt", "0.0.0.0:1883"], "loopback"),
+        (&["--allow-anonymous", "--balancer", "10.0.0.0/8"], "--balancer"),
+        (&["--demo", "1", "--balancer", "10.0.0.0/8"], "--balancer"),
+        (&["--balancer", "10.0.0.1/8"], "--balancer"),
         (&["--allow-anonymous=perhaps"], "--allow-anonymous"),
         (&["reset"], "reset"),
     ] {

@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use iot_core::{
     access::Principal,
     id::{AccountId, LoginId, TenantId},
+    network::Network,
     secret::Secret,
     store::{Batch, Document, MetaStoreExt, Step, Stored},
     time::Timestamp,
@@ -10,7 +11,7 @@ use iot_core::{
 
 use super::{
     ACCESS_VALIDITY, EmailAddress, LABEL_BYTES_MAX, LOGIN_IDLE_MAX, LOGIN_VALIDITY_MAX, LOGINS_MAX, Password,
-    SIGN_IN_PERIOD, SIGN_IN_TRIES_MAX, SIGN_IN_TRIES_PER_NETWORK_MAX, bounded, earlier, network,
+    SIGN_IN_PERIOD, SIGN_IN_TRIES_MAX, SIGN_IN_TRIES_PER_NETWORK_MAX, bounded, earlier,
     password::Compared,
     random_id,
     record::{Account, Login},
@@ -109,7 +110,7 @@ impl Auth {
 
     /// Counts a try of one network for one account, and for all accounts.
     fn spend_try(&self, account: &str, from: IpAddr) -> Result<Tries, std::time::Duration> {
-        let network = network(from);
+        let network = Network::of_customer(from).to_string();
         let tries = Tries { account: format!("login {account} {network}"), network: format!("login {network}") };
         self.spend(&tries.account, Limit { tries: SIGN_IN_TRIES_MAX, period: SIGN_IN_PERIOD })?;
         self.spend(&tries.network, Limit { tries: SIGN_IN_TRIES_PER_NETWORK_MAX, period: SIGN_IN_PERIOD })?;

@@ -24,7 +24,6 @@ mod staff;
 mod throttle;
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -162,17 +161,6 @@ impl Auth {
     }
 }
 
-/// The part of an address that belongs to one customer of a network: all of IPv4, the first 56 bits of IPv6.
-pub(crate) fn network(from: IpAddr) -> String {
-    match from.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{:x}", d & 0xff00)
-        }
-    }
-}
-
 /// An id of 80 random bits that parses as any id of core.
 fn random_id<T>(parse: impl FnOnce(&str) -> Result<T, iot_core::id::InvalidId>) -> Result<T, AuthError> {
     parse(&random_text::<10>()?).map_err(|_| AuthError::Random)
@@ -207,15 +195,6 @@ fn earlier(a: Timestamp, b: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_network_is_what_one_customer_has() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("192.0.2.1"), "192.0.2.1");
-        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_eq!(of("2001:db8:1:2ff::1"), of("2001:db8:1:200::2"));
-        assert_ne!(of("2001:db8:1:2ff::1"), of("2001:db8:1:3ff::1"));
-    }
 
     #[test]
     fn a_text_is_cut_between_characters() {

@@ -2,6 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use iot_core::{
     id::{AccountId, TenantId, TokenId},
+    network::Network,
     secret::Secret,
     store::{Batch, Contended, Document, Index, MetaStore, MetaStoreExt, Step},
 };
@@ -9,7 +10,7 @@ use iot_core::{
 use super::{
     CODE_TRIES_MAX, CODE_VALIDITY, EmailAddress, HOUR, Password, REGISTRATIONS_PER_HOUR_MAX,
     code::{Checked, CodeText, confirmation_id},
-    network, random_id,
+    random_id,
     record::{Account, Pending, Then},
     throttle::Limit,
 };
@@ -57,7 +58,7 @@ impl Auth {
     ) -> Result<Registered, AuthError> {
         let tenant = Self::default_tenant();
         let limit = Limit { tries: REGISTRATIONS_PER_HOUR_MAX, period: HOUR };
-        if let Err(wait) = self.spend(&format!("register {}", network(from)), limit) {
+        if let Err(wait) = self.spend(&format!("register {}", Network::of_customer(from)), limit) {
             self.stranger_refused(self.entry(&tenant, from, "register", "account"), "throttled").await?;
             return Ok(Registered::Throttled(wait));
         }

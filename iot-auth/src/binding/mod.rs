@@ -16,6 +16,7 @@ use iot_core::{
     home::{HOME_DEVICES_MAX, Home},
     id::{AccountId, DeviceId, HomeId, PCode, TenantId},
     keys::Purpose,
+    network::Network,
     push::Notification,
     secret::Secret,
     store::{Audit, Batch, Document, Index, Key, MetaStoreExt, Step, Stored},
@@ -23,7 +24,7 @@ use iot_core::{
 
 pub use self::device::BINDING_SERVICE;
 use crate::{
-    account::{Limit, network},
+    account::Limit,
     auth::{Auth, AuthError},
     home::account_of,
 };
@@ -90,7 +91,7 @@ impl Auth {
     /// Counts a try to show a code, before anything is looked at; an error if there were too many wrong ones of late.
     pub(crate) fn spend_code(&self, by: &Principal, from: IpAddr) -> Result<[String; 2], Duration> {
         let limit = |tries| Limit { tries, period: WRONG_CODES_PERIOD };
-        let [account, network] = [format!("code {by}"), format!("code {}", network(from))];
+        let [account, network] = [format!("code {by}"), format!("code {}", Network::of_customer(from))];
         self.spend(&account, limit(WRONG_CODES_PER_ACCOUNT))?;
         if let Err(wait) = self.spend(&network, limit(WRONG_CODES_PER_NETWORK)) {
             self.refund(&account);

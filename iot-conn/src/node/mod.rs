@@ -511,7 +511,7 @@ impl Builder<Authenticated> {
             epochs: AtomicU64::new(1),
             id: self.id,
             connections_max: self.acceptor_limits.connections_max,
-            acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max),
+            acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max, self.clock.clone()),
             ingest: self.ingest.unwrap_or_else(append),
             consumers: self.consumers,
             services: services::Services::new(self.services),

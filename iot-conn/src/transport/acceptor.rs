@@ -1,5 +1,11 @@
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use iot_core::clock::Clock;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -7,7 +13,9 @@ use tokio::{
 
 use super::{
     Listener, Peer, Stream,
+    admission::{Admission, NETWORKS_MAX, Rate},
     hello::{Refused, hello},
+    proxy::client_address,
     tls::TlsStream,
     websocket::WebSocket,
 };
@@ -17,6 +25,9 @@ use super::{
 pub struct AcceptorLimits {
     /// The most connections of the node; a further one is closed at once and counted.
     pub connections_max: usize,
+    /// How fast a network may open connections: an IPv4 address, or 56 bits of IPv6. A further one is closed at once and
+    /// counted. Loopback is exempt.
+    pub connects_per_network: Rate,
     /// The most TLS handshakes at the same time, from a client's first message on; the others wait, within
     /// `handshake_timeout`.
     pub handshakes_max: usize,
@@ -30,6 +41,8 @@ impl Default for AcceptorLimits {
     fn default() -> Self {
         Self {
             connections_max: 19_500,
+            // A house that comes back after a power cut, or a whole office behind one address.
+            connects_per_network: Rate { per_s: 200, burst: 2_000 },
             handshakes_max: 256,
             hello_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(10),
@@ -44,11 +57,16 @@ pub(crate) struct Acceptor {
     packet_bytes_max: usize,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
+    // A small section, never across an await.
+    admission: Arc<Mutex<Admission>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Acceptor {
-    pub(crate) fn new(limits: AcceptorLimits, packet_bytes_max: usize) -> Self {
+    pub(crate) fn new(limits: AcceptorLimits, packet_bytes_max: usize, clock: Arc<dyn Clock>) -> Self {
         Self {
+            admission: Arc::new(Mutex::new(Admission::new(limits.connects_per_network, NETWORKS_MAX))),
+            clock,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             limits,
@@ -83,6 +101,10 @@ impl Acceptor {
                     continue;
                 }
             };
+            // Behind a balancer all have its address; the client's is looked at once it is known.
+            if listener.balancers.is_empty() && !self.admits(address) {
+                continue;
+            }
             let Ok(permit) = self.connections.clone().try_acquire_owned() else {
                 metrics::counter!("iot_connects_refused_total", "reason" => "too_many").increment(1);
                 continue;
@@ -106,11 +128,40 @@ impl Acceptor {
         let _all = self.connections.acquire_many(connections_max).await;
     }
 
+    fn admits(&self, address: SocketAddr) -> bool {
+        let now = self.clock.monotonic();
+        let mut admission = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = admission.admit(address.ip(), now).is_ok();
+        if !admitted {
+            metrics::counter!("iot_connects_refused_total", "reason" => "network_rate").increment(1);
+        }
+        admitted
+    }
+
+    /// Where the connection comes from; `None` if too many come from there.
+    async fn origin(
+        &self,
+        listener: &Listener,
+        tcp: &mut TcpStream,
+        address: SocketAddr,
+    ) -> Result<Option<SocketAddr>, Refused> {
+        if listener.balancers.is_empty() {
+            return Ok(Some(address));
+        }
+        if !listener.balancers.iter().any(|network| network.contains(address.ip())) {
+            return Err(Refused::NoBalancer);
+        }
+        match client_address(tcp, self.limits.hello_timeout).await.map_err(Refused::Proxy)? {
+            Some(client) => Ok(self.admits(client).then_some(client)),
+            None => Ok(Some(address)),
+        }
+    }
+
     /// In time, or not at all.
     async fn shake_hands(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> Option<(Stream, Peer)> {
         let handshake = self.handshake(listener, tcp, address);
         match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
-            Ok(Ok(shaken)) => return Some(shaken),
+            Ok(Ok(shaken)) => return shaken,
             Ok(Err(refused)) => refuse(listener, address, refused.code(), &refused),
             Err(_) => refuse(listener, address, "handshake_timeout", &Refused::Silent),
         }
@@ -122,8 +173,9 @@ impl Acceptor {
         listener: &Listener,
         mut tcp: TcpStream,
         address: SocketAddr,
-    ) -> Result<(Stream, Peer), Refused> {
+    ) -> Result<Option<(Stream, Peer)>, Refused> {
         tcp.set_nodelay(true)?;
+        let Some(address) = self.origin(listener, &mut tcp, address).await? else { return Ok(None) };
         let mut peer = Peer {
             address,
             listener: listener.name,
@@ -136,7 +188,7 @@ impl Acceptor {
                 true => Stream::WebSocket(Box::new(WebSocket::accept(tcp, self.packet_bytes_max).await?)),
                 false => Stream::Tcp(tcp),
             };
-            return Ok((stream, peer));
+            return Ok(Some((stream, peer)));
         };
         let read = hello(&mut tcp, config, self.limits.hello_timeout).await?;
         let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
@@ -150,7 +202,7 @@ impl Acceptor {
             true => Stream::SecureWebSocket(Box::new(WebSocket::accept(stream, self.packet_bytes_max).await?)),
             false => Stream::Tls(Box::new(stream)),
         };
-        Ok((stream, peer))
+        Ok(Some((stream, peer)))
     }
 }
 

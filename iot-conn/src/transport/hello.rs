@@ -12,6 +12,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::proxy::ProxyError;
+
 /// How long telling a client why it is refused may take.
 const ALERT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -35,6 +37,12 @@ pub(super) enum Refused {
     /// It speaks none of our protocols.
     #[error("the client offers other protocols")]
     Protocol,
+    /// It comes from elsewhere than the listener's balancers.
+    #[error("the listener takes connections from its balancers only")]
+    NoBalancer,
+    /// The balancer does not say from where it comes.
+    #[error("the balancer does not say where the connection comes from: {0}")]
+    Proxy(ProxyError),
     /// What it sent is no handshake, or the connection was lost.
     #[error(transparent)]
     Broken(#[from] io::Error),
@@ -47,6 +55,8 @@ impl Refused {
             Self::Silent => "hello_timeout",
             Self::Name => "server_name",
             Self::Protocol => "protocol",
+            Self::NoBalancer => "no_balancer",
+            Self::Proxy(_) => "proxy_header",
             Self::Broken(_) => "handshake",
         }
     }

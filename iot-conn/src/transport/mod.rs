@@ -1,16 +1,21 @@
 //! Listeners: TCP, TLS, WebSocket. They accept, shake hands and hand a stream with its peer to the node.
 
 mod acceptor;
+mod admission;
 mod certificate;
 mod hello;
+mod proxy;
 mod stream;
 mod tls;
 mod websocket;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use iot_core::network::Network;
+
 pub(crate) use acceptor::Acceptor;
 pub use acceptor::AcceptorLimits;
+pub use admission::Rate;
 pub use certificate::ServerCertificate;
 pub use stream::Stream;
 pub use tls::TlsStream;
@@ -30,6 +35,10 @@ pub struct Listener {
     pub websocket: bool,
     /// Whether clients without credentials are let in.
     pub anonymous: bool,
+    /// The load balancers in front of the listener. With any, all connections must come from them and begin with a header of the
+    /// PROXY protocol, version 2; the client's address is then the one in it. A connection from elsewhere is refused, since it could
+    /// say anything. Empty: no balancer.
+    pub balancers: Vec<Network>,
 }
 
 impl std::fmt::Debug for Listener {

@@ -117,6 +117,7 @@ impl Cloud {
             tls: None,
             websocket: false,
             anonymous: true,
+            balancers: Vec::new(),
         };
         let (plain, narrow) = (listen(listener.address).unwrap(), listen(listener.address).unwrap());
         // Inherited by what it accepts: a frame of some size does not go out at once.
