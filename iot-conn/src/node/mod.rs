@@ -10,6 +10,7 @@ mod drain;
 mod effects;
 mod endpoint;
 mod gate;
+mod history;
 mod ingest;
 pub(crate) mod live;
 mod mailbox;
@@ -18,6 +19,7 @@ mod offers;
 mod opening;
 mod places;
 mod plane;
+mod presence;
 mod services;
 mod session;
 mod storm;
@@ -43,6 +45,7 @@ use iot_core::{
     access::{Access, BoxAuthenticator},
     bus::Bus,
     clock::Clock,
+    device::Device,
     id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
@@ -55,7 +58,6 @@ use tokio::sync::watch as signal;
 
 pub use commander::{Commanded, Commander};
 pub use data::{DeviceRecords, Epochs, Erased};
-pub use directory::Presence;
 pub use drain::Drain;
 pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
@@ -66,6 +68,7 @@ pub use live::{
 };
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
+pub use presence::{Presence, PresenceState};
 use tail::Tail;
 use tower::util::BoxCloneSyncService;
 pub use watch::Hinting;
@@ -100,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) router: Router<Arc<Endpoint>>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) directory: Arc<directory::Directory>,
+    pub(crate) presences: presence::Presences,
+    pub(crate) history: history::History,
     pub(crate) commander: Commander,
     pub(crate) arrivals: Arc<Plane<Arrival>>,
     pub(crate) offers: Arc<Plane<Offer>>,
@@ -216,20 +221,21 @@ impl Node {
         &self.inner.stores
     }
 
-    /// Whether a device is connected; `None` if it was not since the node started.
+    /// Whether a device is connected; `None` if that is not known: it was not since the node started, nor when an earlier run of it
+    /// ended without a word.
     pub fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
-        self.inner.directory.presence(tenant, device)
+        self.inner.presence(tenant, device)
     }
 
-    /// How a device came and went since the node started, newest first, at most `limit`. Of all devices together the last
-    /// 10,000 are remembered.
-    pub fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
-        self.inner.directory.connections(tenant, device, limit)
+    /// How a device came and went in its present ownership epoch within 30 days, newest first, at most `limit`, and of a day at most
+    /// 500. The last half second of other nodes may be missing.
+    pub async fn connections(&self, device: &Device, limit: usize) -> Result<Vec<Presence>, StoreError> {
+        self.inner.connections(device, limit).await
     }
 
     /// How many devices are connected.
     pub fn online_len(&self) -> usize {
-        self.inner.directory.online_len()
+        self.inner.online_len()
     }
 
     /// How many sessions there are, connected or not.
@@ -273,6 +279,7 @@ impl Node {
         });
         background.spawn("announcements", notify::relay_announcements(inner.clone()));
         background.spawn("sweep", sweep::run(inner.clone()));
+        background.spawn("connections", history::run(inner.clone()));
         let node = inner.clone();
         background.spawn("timers", async move { node.timers.run(&*node.clock).await });
         background.spawn("deadlines", inner.commander.clone().run_timer());
@@ -318,6 +325,9 @@ impl Node {
             tracing::error!("the stores took no more; what could not be stored was not acknowledged");
         }
         drop(background);
+        if let Ok(Err(error)) = tokio::time::timeout(STORED_MAX, inner.write_history()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the last connections cannot be written");
+        }
         ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
     }
 }
@@ -492,6 +502,8 @@ impl Builder<Authenticated> {
             router: Router::default(),
             registry,
             directory,
+            presences: presence::Presences::default(),
+            history: history::History::default(),
             commander,
             arrivals: Arc::new(Plane::new(INGEST_PRESSED)),
             offers: Arc::new(Plane::new(OFFERS_PRESSED)),

@@ -4,7 +4,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
-    id::TenantId,
+    id::{DeviceId, TenantId},
     message::Message,
     session::{Position, SessionEpoch, SessionId},
     store::{self, Closing, StoreError},
@@ -14,9 +14,9 @@ use tracing::Instrument;
 
 use super::{
     Inner,
-    directory::Presence,
     endpoint::{DeviceContext, Endpoint, Link, session_of},
     mailbox::{Mailbox, mailbox},
+    presence::Presence,
     session::Session,
     wire::Wire,
 };
@@ -234,7 +234,8 @@ impl Opening {
                 node.subscribe(&endpoint, subscription);
             }
         }
-        let link = Arc::new(probe.with_epoch(epoch));
+        let since = node.clock.timestamp();
+        let link = Arc::new(probe.with_epoch(epoch, since, node.presences.next_epoch(since)));
         if persistent {
             self.mailbox.fall_behind();
         }
@@ -331,10 +332,20 @@ async fn authenticate(
 /// What the connection knows of its device, and whether that is critical.
 async fn device_context(node: &Inner, principal: &Principal) -> Result<(Option<Box<DeviceContext>>, bool), StoreError> {
     let Subject::Device { device, .. } = &principal.subject else { return Ok((None, false)) };
+    match context_of(node, &principal.tenant, device).await? {
+        Some((context, is_critical)) => Ok((Some(context), is_critical)),
+        None => Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") }),
+    }
+}
+
+/// The same of any device; `None` if there is none.
+pub(crate) async fn context_of(
+    node: &Inner,
+    tenant: &TenantId,
+    device: &DeviceId,
+) -> Result<Option<(Box<DeviceContext>, bool)>, StoreError> {
     let meta = &*node.stores.meta;
-    let Some(record) = node.directory.device(meta, &principal.tenant, device).await? else {
-        return Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") });
-    };
+    let Some(record) = node.directory.device(meta, tenant, device).await? else { return Ok(None) };
     let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
     let product = node.directory.product(meta, key).await?;
     let is_critical = product.as_ref().is_some_and(|product| product.critical);
@@ -346,7 +357,7 @@ async fn device_context(node: &Inner, principal: &Principal) -> Result<(Option<B
         encoding: product.map(|product| product.encoding).unwrap_or_default(),
         prefix: iot_core::topic::of_device(&record.id, "").into(),
     };
-    Ok((Some(Box::new(context)), is_critical))
+    Ok(Some((Box::new(context), is_critical)))
 }
 
 async fn take(
@@ -459,8 +470,7 @@ impl Inner {
     async fn arrived(&self, link: &Link) {
         metrics::counter!("iot_connects_total").increment(1);
         let Some(device) = &link.device else { return };
-        let presence = Presence { online: true, since: self.clock.timestamp(), cause: None };
-        self.tell_presence(link, device, presence).await;
+        self.tell_presence(&link.principal.tenant, device, self.presence_at_arrival(link)).await;
         match self.withdraw_unpermitted(&link.principal.tenant, device).await {
             Ok(()) => self.commander.connected(&link.principal.tenant, &device.id, device.epoch),
             Err(error) => {
@@ -487,13 +497,12 @@ impl Inner {
 
     async fn departed(&self, link: &Link, cause: &Cause) {
         let Some(device) = &link.device else { return };
-        let cause = Some(cause.code().to_owned());
-        self.tell_presence(link, device, Presence { online: false, since: self.clock.timestamp(), cause }).await;
+        self.tell_presence(&link.principal.tenant, device, self.presence_at_departure(cause.code())).await;
     }
 
-    async fn tell_presence(&self, link: &Link, device: &DeviceContext, presence: Presence) {
-        let tenant = &link.principal.tenant;
-        self.directory.set(tenant, &device.id, presence.clone());
+    pub(crate) async fn tell_presence(&self, tenant: &TenantId, device: &DeviceContext, presence: Presence) {
+        self.presences.changed(tenant, &device.id, &presence);
+        self.history.changed(tenant, &device.id, device.epoch, &presence);
         self.live.presence(tenant, &device.id, device.epoch, &presence);
         if let Some(notifier) = &self.notifier {
             notifier.presence(tenant, device, &presence);

@@ -312,6 +312,7 @@ impl Session {
     /// Gives back memory, and sees to it that the connection is woken in time.
     fn rest(&mut self, held_up: bool) {
         self.wire.engine.rest();
+        self.link.suspect_from(self.wire.engine.suspect_from());
         self.link.mailbox.rest();
         let heard = if held_up { None } else { self.wire.engine.poll_timeout() };
         let now = self.node.clock.monotonic();

@@ -2,13 +2,14 @@
 //!
 //! The two engines neither wait nor tell anybody anything: the time is given, and what to do is answered.
 
-use std::{collections::HashMap, mem, sync::PoisonError, time::Duration};
+use std::{sync::PoisonError, time::Duration};
 
 use iot_core::{session::SessionId, time::Monotonic};
 
 use super::Inner;
 use crate::{
     mqtt::{ReasonCode, server::Farewell},
+    recent::Recent,
     transport::Rate,
 };
 
@@ -75,10 +76,15 @@ const FIRST_DELAY: Duration = Duration::from_millis(250);
 const DELAY_MAX: Duration = Duration::from_secs(8);
 
 /// Slows down connections that take a session from each other again and again, as two devices with one identity do.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TakeOvers {
-    recent: HashMap<SessionId, Heat>,
-    former: HashMap<SessionId, Heat>,
+    by_session: Recent<SessionId, Heat>,
+}
+
+impl Default for TakeOvers {
+    fn default() -> Self {
+        Self { by_session: Recent::new(TAKEN_OVER_MAX) }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,14 +96,10 @@ struct Heat {
 impl TakeOvers {
     /// Counts a take-over, and answers how long it has to wait: nothing for the first few, then twice as long each time.
     pub(crate) fn delay(&mut self, session: &SessionId, now: Monotonic) -> Duration {
-        let former = self.former.remove(session);
-        let known = self.recent.get(session).copied().or(former).unwrap_or(Heat { count: 0, last: now });
+        let known = self.by_session.get(session).copied().unwrap_or(Heat { count: 0, last: now });
         let forgiven = now.since(known.last).as_secs() / FORGIVEN_AFTER.as_secs();
         let count = known.count.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
-        if self.recent.len() >= TAKEN_OVER_MAX / 2 && !self.recent.contains_key(session) {
-            self.former = mem::take(&mut self.recent);
-        }
-        self.recent.insert(session.clone(), Heat { count: count.saturating_add(1), last: now });
+        self.by_session.insert(session.clone(), Heat { count: count.saturating_add(1), last: now });
         match count.checked_sub(UNDAMPED) {
             Some(doublings) => FIRST_DELAY.saturating_mul(1 << doublings.min(16)).min(DELAY_MAX),
             None => Duration::ZERO,
@@ -202,7 +204,7 @@ mod tests {
         let mut taken = TakeOvers::default();
         for n in 0..3 * TAKEN_OVER_MAX {
             taken.delay(&session(&n.to_string()), at(0));
-            assert!(taken.recent.len() + taken.former.len() <= TAKEN_OVER_MAX);
+            assert!(taken.by_session.iter().count() <= TAKEN_OVER_MAX);
         }
     }
 }

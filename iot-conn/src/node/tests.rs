@@ -16,6 +16,8 @@ mod people;
 #[cfg(feature = "device")]
 mod permissions;
 #[cfg(feature = "device")]
+mod presence;
+#[cfg(feature = "device")]
 mod pressure;
 #[cfg(feature = "device")]
 mod services;

@@ -121,6 +121,14 @@ impl Connection {
         }
     }
 
+    /// When the client will have been silent for longer than it said it would be; `None` without a keep alive. It is given half of
+    /// that again before [`poll_timeout`](Self::poll_timeout).
+    #[must_use]
+    pub fn suspect_from(&self) -> Option<Monotonic> {
+        let has_keep_alive = self.phase == Phase::Online && self.keep_alive_s > 0;
+        has_keep_alive.then(|| self.heard.plus(Duration::from_secs(u64::from(self.keep_alive_s))))
+    }
+
     /// Ends a connection whose CONNECT did not come in time, or that was silent for one and a half keep-alive intervals
     /// [MQTT-3.1.2-22]. Too early a call does nothing.
     ///

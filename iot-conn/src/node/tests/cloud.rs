@@ -130,6 +130,13 @@ impl Cloud {
         soon("the node to end", self.served).await.unwrap().unwrap();
     }
 
+    /// Ends without a word: what it has in memory is lost, and nothing more is stored.
+    pub(super) async fn crash(self) {
+        self.served.abort();
+        let aborted = self.served.await;
+        assert!(aborted.is_err_and(|error| error.is_cancelled()));
+    }
+
     /// Revokes the credential of `who`, as by a commit.
     pub(super) async fn revoke(&self, who: &str) {
         self.book.revoked.lock().unwrap().insert(who.to_owned());
