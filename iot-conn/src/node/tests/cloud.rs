@@ -75,7 +75,7 @@ pub(super) struct Cloud {
     pub(super) clock: Arc<ManualClock>,
     pub(super) sessions: Arc<Failing>,
     book: Arc<Book>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     pub(super) websocket: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), ServeError>>,
@@ -104,7 +104,8 @@ impl Cloud {
         let stores = Stores { meta: memory.clone(), telemetry: memory, sessions: sessions.clone() };
         let book = Arc::new(Book::default());
         for id in ["lamp", "door"] {
-            assert!(matches!(stores.meta.commit(Batch::default().create(&device(id))).await, Ok(Committed::Done(_))));
+            // They are there already if another node had these stores before.
+            assert!(stores.meta.commit(Batch::default().create(&device(id))).await.is_ok());
         }
         let limits = iot_core::limits::Limits { subscriptions_max: 8, ..Default::default() };
         let node = Node::builder(NodeId::parse("n").unwrap(), stores, clock.clone())
