@@ -24,7 +24,8 @@ fn connect_refused(version: Version, body: &[u8], reason: ReasonCode) {
     match (version, reason.to_connack_v311()) {
         (V311, None) => server.assert_sent(&[]),
         _ => {
-            server.assert_sent(&[Packet::ConnAck(ConnAck { session_present: false, reason, properties: List::EMPTY })])
+            let ack = ConnAck { session_present: false, reason, properties: List::EMPTY };
+            server.assert_sent(&[Packet::ConnAck(ack)]);
         }
     }
     let events = server.events();

@@ -263,6 +263,6 @@ fn mqtt_5_3_3_4_10_packets_other_than_messages_are_not_delayed() {
 fn mqtt_5_4_9_0_3_without_quota_all_other_packets_are_processed() {
     let mut server = with_quota(1);
     goes_on_without_quota(&mut server);
-    server.receive(&super::disconnect(ReasonCode::Success));
+    server.receive(&disconnect(ReasonCode::Success));
     server.assert_closed(Cause::Disconnected { with_will: false, session_expiry_s: None });
 }

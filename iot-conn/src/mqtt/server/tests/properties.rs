@@ -290,9 +290,9 @@ fn mqtt_5_3_1_2_27_a_client_that_takes_no_aliases_gets_none() {
 // === Messages ===
 
 /// What a subscriber gets of a message with these properties.
-fn forwarded(properties: message::Properties) -> Vec<Property<'static>> {
+fn forwarded(properties: &message::Properties) -> Vec<Property<'static>> {
     let mut server = Server::online(V5, limits());
-    let delivery = Delivery { properties: Some(&properties), ..delivery(QoS::AtMostOnce, 0) };
+    let delivery = Delivery { properties: Some(properties), ..delivery(QoS::AtMostOnce, 0) };
     assert_eq!(server.connection.deliver(server.now, &delivery), Delivered::Written);
     let frame: &'static [u8] = Vec::leak(server.connection.output().to_vec());
     let Ok(Packet::Publish(publish)) = decode(frame, V5, Sender::Server) else { panic!() };
@@ -303,7 +303,7 @@ fn forwarded(properties: message::Properties) -> Vec<Property<'static>> {
 fn travelled(properties: &[Property<'_>]) -> Vec<Property<'static>> {
     let mut server = Server::online(V5, limits());
     server.receive(&publish_with(QoS::AtMostOnce, 0, false, "t", properties));
-    forwarded(server.published().remove(0).properties)
+    forwarded(&server.published().remove(0).properties)
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn mqtt_5_3_1_3_10_the_user_properties_of_a_will_keep_their_order() {
     let mut server = Server::new(V5, limits());
     server.receive(&Packet::Connect(Connect { will: Some(will), ..connect(V5) }));
     let Some(Event::Connect(request)) = server.events().pop() else { panic!() };
-    assert_eq!(forwarded(request.will.unwrap().properties), all);
+    assert_eq!(forwarded(&request.will.unwrap().properties), all);
 }
 
 // === Sizes ===

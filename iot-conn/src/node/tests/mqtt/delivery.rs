@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::mqtt::client::Event;
+use crate::mqtt::client::{ClientOptions, Event, Publication};
 
 async fn publisher(cloud: &Cloud, version: Version) -> Raw {
     Raw::connect(cloud, brief(version, "app-a", "p")).await.0
@@ -211,13 +211,16 @@ async fn mqtt_5_4_4_0_2_a_message_that_was_refused_is_not_sent_again() {
 /// The client's engine against the node: what it was not told about is sent again, and arrives once at QoS 2.
 #[tokio::test]
 async fn mqtt_3_1_1_4_4_0_1_the_client_sends_again_what_the_server_did_not_acknowledge() {
-    let cloud = Cloud::start().await;
-    let mut subscriber = subscriber(&cloud, V5).await;
-    let mut client = cloud.offline(super::super::cloud::lasting("app-a", "p"));
-    client.connect().await;
-    client.engine.publish(crate::mqtt::client::Publication::new("x", "m", QoS::ExactlyOnce)).unwrap();
-    client.write().await;
-    assert!(client.connect().await.session_present);
-    assert!(matches!(client.answer().await, Event::Published { reason, .. } if !reason.is_error()));
-    assert_eq!(subscriber.texts_until("own").await, ["m"]);
+    for version in BOTH {
+        let cloud = Cloud::start().await;
+        let mut subscriber = subscriber(&cloud, version).await;
+        let options = super::super::cloud::lasting("app-a", "p");
+        let mut client = cloud.offline(ClientOptions { version, username: Some("u".to_owned()), ..options });
+        client.connect().await;
+        client.engine.publish(Publication::new("x", "m", QoS::ExactlyOnce)).unwrap();
+        client.write().await;
+        assert!(client.connect().await.session_present);
+        assert!(matches!(client.answer().await, Event::Published { reason, .. } if !reason.is_error()));
+        assert_eq!(subscriber.texts_until("own").await, ["m"]);
+    }
 }
