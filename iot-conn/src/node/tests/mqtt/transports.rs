@@ -57,7 +57,9 @@ async fn mqtt_5_6_0_0_1_packets_are_in_binary_frames_and_others_end_the_connecti
         // A ping of WebSocket is not data.
         soon("bytes to go", socket.send(Message::Ping(b"?"[..].into()))).await.unwrap();
         assert!(matches!(soon("a pong", socket.next()).await, Some(Ok(Message::Pong(_)))));
-        soon("bytes to go", socket.send(Message::Text("\u{0}".into()))).await.unwrap();
+        // What would be a packet in another frame.
+        let text = String::from_utf8(bytes(version, &[Packet::Publish(message("x", "m", QoS::AtMostOnce))])).unwrap();
+        soon("bytes to go", socket.send(Message::Text(text.into()))).await.unwrap();
         settled(&cloud, 0).await;
         let end = soon("the end", async { while let Some(Ok(_)) = socket.next().await {} }).await;
         assert_eq!(end, ());
