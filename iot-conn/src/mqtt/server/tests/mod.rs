@@ -2,6 +2,7 @@
 //! the statement with that id.
 
 mod answers;
+mod authentication;
 mod connecting;
 mod ending;
 mod exchanges;

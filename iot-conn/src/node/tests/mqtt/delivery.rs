@@ -114,6 +114,25 @@ async fn mqtt_5_3_3_2_6_what_is_left_of_its_time_goes_with_a_message() {
     assert_eq!(subscriber.message().await.properties.message_expiry_interval(), None);
 }
 
+/// Nor on a connection that would take it: to the session it is sent.
+#[tokio::test]
+async fn mqtt_5_3_1_2_25_what_was_too_large_does_not_come_later() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let cloud = Cloud::start().await;
+        let small = [Property::MaximumPacketSize(60), Property::SessionExpiryInterval(3_600)];
+        let connect = Connect { properties: Properties::from(&small), ..lasting(V5, "app-b", "s") };
+        let (mut subscriber, _) = Raw::connect(&cloud, connect).await;
+        subscriber.listen("x", QoS::ExactlyOnce).await;
+        subscriber.listen("own", QoS::AtLeastOnce).await;
+        let mut publisher = publisher(&cloud, V5).await;
+        publisher.publish(message("x", &"m".repeat(60), qos)).await;
+        publisher.publish(message("x", "small", qos)).await;
+        assert_eq!(subscriber.texts_until("own").await, ["small"]);
+        let mut subscriber = again(&cloud, subscriber, 1).await;
+        assert!(subscriber.texts_until("own").await.is_empty());
+    }
+}
+
 #[tokio::test]
 async fn mqtt_5_4_3_3_6_a_message_is_not_sent_again_after_its_pubrel() {
     for version in BOTH {

@@ -3,23 +3,28 @@
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest, http::header::SEC_WEBSOCKET_PROTOCOL},
+    tungstenite::{Error, Message, client::IntoClientRequest, http::header::SEC_WEBSOCKET_PROTOCOL},
 };
 
 use super::*;
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// An upgrade that offers these subprotocols; the one that was selected.
-async fn upgrade(cloud: &Cloud, offered: Option<&str>) -> Option<(Socket, Option<String>)> {
+/// An upgrade that offers these subprotocols; the one that was selected, or the status of the refusal.
+async fn upgrade(cloud: &Cloud, offered: Option<&str>) -> Result<(Socket, Option<String>), u16> {
     let tcp = TcpStream::connect(cloud.websocket).await.unwrap();
     let mut request = "ws://localhost/mqtt".into_client_request().unwrap();
     if let Some(offered) = offered {
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offered.parse().unwrap());
     }
-    let (socket, response) = soon("an upgrade", tokio_tungstenite::client_async(request, tcp)).await.ok()?;
-    let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
-    Some((socket, selected.map(|name| name.to_str().unwrap().to_owned())))
+    match soon("an answer", tokio_tungstenite::client_async(request, tcp)).await {
+        Ok((socket, response)) => {
+            let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+            Ok((socket, selected.map(|name| name.to_str().unwrap().to_owned())))
+        }
+        Err(Error::Http(response)) => Err(response.status().as_u16()),
+        Err(other) => panic!("the server answers with HTTP: {other}"),
+    }
 }
 
 fn bytes(version: Version, packets: &[Packet<'_>]) -> Vec<u8> {
@@ -100,7 +105,7 @@ async fn mqtt_5_6_0_0_2_packets_need_not_be_aligned_with_frames() {
 async fn mqtt_5_6_0_0_3_a_client_that_does_not_offer_mqtt_is_refused() {
     let cloud = Cloud::start().await;
     for offered in [None, Some("mqttv3.1"), Some("MQTT"), Some("chat, soap")] {
-        assert!(upgrade(&cloud, offered).await.is_none(), "{offered:?}");
+        assert_eq!(upgrade(&cloud, offered).await.err(), Some(400), "{offered:?}");
     }
 }
 
