@@ -4,7 +4,7 @@ use super::*;
 use crate::mqtt::{
     ConnAck, PacketKind, Sender, SubAck, Subscribe, Subscription, Unsubscribe,
     codec::{decode, frame_length},
-    server::{Delivered, PacketId as Id},
+    server::{Delivered, Farewell, PacketId as Id},
 };
 use Version::V5;
 
@@ -83,16 +83,40 @@ fn is_user_property(property: &Property<'_>) -> bool {
     matches!(property, Property::UserProperty(..))
 }
 
-// What is never said makes no packet too large.
+// What is not said makes no packet too large.
 
 #[test]
 fn mqtt_5_3_2_2_19_no_reason_string_makes_a_connack_too_large() {
     none_holds(PacketKind::ConnAck, is_reason_string);
 }
 
+/// Whether a client that takes packets of this size is told when to come back, in what the server sends it away with.
+fn is_told_when(bytes_max: u32, kind: PacketKind) -> bool {
+    let properties = [Property::MaximumPacketSize(bytes_max)];
+    let mut server = Server::new(V5, limits());
+    server.receive(&Packet::Connect(Connect { properties: Properties::from(&properties), ..connect(V5) }));
+    if kind == PacketKind::Disconnect {
+        server.connection.accept(server.now, Accepted::default());
+        server.connection.output().clear();
+    }
+    let farewell = Farewell { retry_after: Some(Duration::from_millis(1_234)), ..Farewell::default() };
+    server.connection.disconnect_with(ReasonCode::ServerBusy, &farewell);
+    let written = server.connection.output().split();
+    assert!(written.len() <= bytes_max as usize);
+    let mut is_told = false;
+    let count = each_packet(written, |packet, properties| {
+        assert_eq!(packet.kind(), kind);
+        is_told = properties.iter().any(|property| is_user_property(&property));
+    });
+    assert_eq!(count, 1, "the packet is sent, with or without");
+    is_told
+}
+
 #[test]
 fn mqtt_5_3_2_2_20_no_user_property_makes_a_connack_too_large() {
     none_holds(PacketKind::ConnAck, is_user_property);
+    let least = (SMALLEST..100).find(|bytes_max| is_told_when(*bytes_max, PacketKind::ConnAck));
+    assert_eq!(least, Some(28), "as soon as it fits");
 }
 
 #[test]
@@ -163,6 +187,8 @@ fn mqtt_5_3_14_2_3_no_reason_string_makes_a_disconnect_too_large() {
 #[test]
 fn mqtt_5_3_14_2_4_no_user_property_makes_a_disconnect_too_large() {
     none_holds(PacketKind::Disconnect, is_user_property);
+    let least = (SMALLEST..100).find(|bytes_max| is_told_when(*bytes_max, PacketKind::Disconnect));
+    assert_eq!(least, Some(27), "as soon as it fits");
 }
 
 #[test]
