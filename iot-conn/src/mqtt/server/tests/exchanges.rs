@@ -1,7 +1,10 @@
 //! The ways of messages at each quality of service, and the send quota.
 
 use super::*;
-use crate::mqtt::{SubAck, Subscribe, Subscription, server::Delivered};
+use crate::mqtt::{
+    SubAck, Subscribe, Subscription,
+    server::{Delivered, PacketId as Id},
+};
 use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
 #[track_caller]
@@ -93,6 +96,15 @@ fn mqtt_5_3_3_1_2_qos_0_is_never_a_duplicate() {
 
 // === To the client ===
 
+/// A resumed session, one of whose messages has the identifier 2.
+fn with_2_in_use(version: Version) -> Server {
+    let mut server = Server::online(version, limits());
+    let known = Delivery { packet_id: Id::Use(id(2)), ..delivery(ExactlyOnce, 99) };
+    assert_eq!(server.connection.deliver(server.now, &known), Delivered::Written);
+    server.connection.output().clear();
+    server
+}
+
 #[test]
 fn mqtt_5_4_3_1_1_qos_0_is_sent_once_without_dup() {
     for version in BOTH {
@@ -106,14 +118,14 @@ fn mqtt_5_4_3_1_1_qos_0_is_sent_once_without_dup() {
 #[test]
 fn mqtt_5_4_3_2_1_a_new_message_of_qos_1_has_an_unused_identifier() {
     for version in BOTH {
-        let mut server = Server::online(version, limits());
+        let mut server = with_2_in_use(version);
         for tag in 1..=3 {
             deliver(&mut server, AtLeastOnce, tag);
         }
-        server.assert_sent(&[delivered(AtLeastOnce, 1), delivered(AtLeastOnce, 2), delivered(AtLeastOnce, 3)]);
-        server.receive(&puback(2));
+        server.assert_sent(&[delivered(AtLeastOnce, 1), delivered(AtLeastOnce, 3), delivered(AtLeastOnce, 4)]);
+        server.receive(&puback(3));
         deliver(&mut server, AtLeastOnce, 4);
-        server.assert_sent(&[delivered(AtLeastOnce, 4)]);
+        server.assert_sent(&[delivered(AtLeastOnce, 5)]);
     }
 }
 
@@ -143,11 +155,11 @@ fn mqtt_5_4_3_2_3_qos_1_is_unacknowledged_until_its_puback() {
 #[test]
 fn mqtt_5_4_3_3_1_a_new_message_of_qos_2_has_an_unused_identifier() {
     for version in BOTH {
-        let mut server = Server::online(version, limits());
+        let mut server = with_2_in_use(version);
         deliver(&mut server, AtLeastOnce, 1);
         deliver(&mut server, ExactlyOnce, 2);
         deliver(&mut server, ExactlyOnce, 3);
-        server.assert_sent(&[delivered(AtLeastOnce, 1), delivered(ExactlyOnce, 2), delivered(ExactlyOnce, 3)]);
+        server.assert_sent(&[delivered(AtLeastOnce, 1), delivered(ExactlyOnce, 3), delivered(ExactlyOnce, 4)]);
     }
 }
 
