@@ -251,7 +251,7 @@ impl<'a> List<'a, Property<'a>> {
         while !reader.is_empty() {
             let property = Property::read(&mut reader)?;
             if property.places() & place == 0 {
-                return Err(DecodeError::protocol(
+                return Err(DecodeError::malformed(
                     "a property stands only in packets that it is for (MQTT 5 §2.2.2.2)",
                 ));
             }

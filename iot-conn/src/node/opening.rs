@@ -406,8 +406,11 @@ async fn close(session: &mut Session, cause: &Cause) {
         _ => *expiry_s,
     };
     let expiry = Duration::from_secs(u64::from(expiry_s));
+    let said_goodbye = matches!(cause, Cause::Disconnected { with_will: false, .. });
+    let is_delayed = will.as_ref().is_some_and(|will| !will.delay.is_zero());
+    // Also when the server ends: whoever has the session's store then goes on waiting for the client.
+    let later = is_delayed && !said_goodbye && link.persistent && !expiry.is_zero();
     let will = will.filter(|_| cause.with_will());
-    let later = will.as_ref().is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
     if current {
         node.release(endpoint, link);
         if link.persistent {

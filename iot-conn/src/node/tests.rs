@@ -10,6 +10,8 @@ mod delivery;
 mod live;
 mod mailbox;
 #[cfg(feature = "device")]
+mod mqtt;
+#[cfg(feature = "device")]
 mod notify;
 #[cfg(feature = "device")]
 mod people;

@@ -239,14 +239,14 @@ impl Connection {
         }
     }
 
-    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one is sent as
-    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets 0x80 for every error.
+    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one, or an error that a SUBACK cannot hold, is
+    /// sent as [`ReasonCode::UnspecifiedError`] [MQTT-3.9.3-2]. A 3.1.1 client gets 0x80 for every error.
     pub fn subscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
         self.answer_request(ticket, PacketKind::SubAck, codes);
     }
 
-    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one is sent as
-    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets none.
+    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one, or an error that an UNSUBACK cannot
+    /// hold, is sent as [`ReasonCode::UnspecifiedError`] [MQTT-3.11.3-2]. A 3.1.1 client gets none.
     pub fn unsubscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
         self.answer_request(ticket, PacketKind::UnsubAck, codes);
     }
@@ -341,11 +341,12 @@ impl Connection {
     fn answer_request(&mut self, ticket: Ticket, kind: PacketKind, codes: &[ReasonCode]) {
         let Some(request) = self.inbound.answer_request(ticket, kind) else { return };
         let completed: Vec<_>;
-        let reasons = if codes.len() == request.filters {
+        let reasons = if codes.len() == request.filters && codes.iter().all(|code| code.is_valid_in(kind)) {
             codes
         } else {
             let missing = std::iter::repeat(ReasonCode::UnspecifiedError);
-            completed = codes.iter().copied().chain(missing).take(request.filters).collect();
+            let told = codes.iter().map(|code| reason_for(kind, *code));
+            completed = told.chain(missing).take(request.filters).collect();
             &completed
         };
         let ack = SubAck { packet_id: request.packet_id, properties: List::EMPTY, reasons: List::from(reasons) };
@@ -391,7 +392,11 @@ impl Connection {
     /// Only after a CONNACK [MQTT-3.14.0-1], and not in 3.1.1, where the server has no DISCONNECT.
     fn send_disconnect(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if self.phase == Phase::Online && self.version == Some(Version::V5) {
-            let reason = reason_for(PacketKind::Disconnect, reason);
+            let reason = match reason_for(PacketKind::Disconnect, reason) {
+                // Only a client leaves a will (MQTT 5 §3.14.2.1).
+                ReasonCode::DisconnectWithWill => ReasonCode::UnspecifiedError,
+                reason => reason,
+            };
             self.send_away(farewell, |properties| Packet::Disconnect(Disconnect { reason, properties }));
         }
     }

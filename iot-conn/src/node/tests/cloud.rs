@@ -75,7 +75,7 @@ pub(super) struct Cloud {
     pub(super) clock: Arc<ManualClock>,
     pub(super) sessions: Arc<Failing>,
     book: Arc<Book>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     pub(super) websocket: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), ServeError>>,
