@@ -336,7 +336,7 @@ impl Hostile {
             }
         };
         let read = async {
-            let mut space = [0; 16 * 1024];
+            let mut space = vec![0; 16 * 1024];
             while reads && reader.read(&mut space).await.is_ok_and(|count| count > 0) {}
             std::future::pending::<()>().await;
         };

@@ -87,7 +87,7 @@ cases! {
     publish_wildcard Some(V5), TOPIC_NAME, "A message to everybody", publish("a/+/#", 0, 0, &[], b"x");
     publish_nul Some(V5), MALFORMED, "NUL in a topic", publish("a\0b", 0, 0, &[], b"x");
     publish_no_topic Some(V5), PROTOCOL, "No topic, and no alias", publish("", 0, 0, &[], b"x");
-    publish_packet_id_0 Some(V5), MALFORMED, "QoS 1 without a packet identifier", publish("a", 2, 0, &[], b"x");
+    publish_packet_id_0 Some(V5), PROTOCOL, "QoS 1 without a packet identifier", publish("a", 2, 0, &[], b"x");
     publish_alias_0 Some(V5), ALIAS, "Topic alias 0", publish("a", 0, 0, &[0x23, 0, 0], b"x");
     publish_alias_too_high Some(V5), ALIAS, "A topic alias beyond what was granted", publish("a", 0, 0, &[0x23, 0xff, 0xff], b"x");
     publish_alias_unknown Some(V5), ALIAS, "A topic alias that was not set", publish("", 0, 0, &[0x23, 0, 3], b"x");
@@ -96,8 +96,6 @@ cases! {
         publish("a", 0, 0, &[&[0x08][..], &text("a/#")].concat(), b"x");
     publish_properties_too_long Some(V5), MALFORMED, "Properties longer than their packet",
         packet(0x30, &[&text("a")[..], &[0xff, 0xff, 0x7f, 0x26]].concat());
-    publish_claims_text Some(V5), End::Told(0x99), "A payload that says it is text, and is not",
-        publish("a", 0, 0, &[0x01, 1], &[0xc3, 0x28]);
     subscribe_to_nothing Some(V5), PROTOCOL, "SUBSCRIBE without a filter", subscribe(1, &[], []);
     subscribe_reserved_bits Some(V5), MALFORMED, "SUBSCRIBE with reserved option bits", subscribe(1, &[], [("a", 0xc0)]);
     subscribe_wrong_flags Some(V5), MALFORMED, "SUBSCRIBE with the flags of PUBLISH", packet(0x80, &[0, 1, 0, 0, 1, b'a', 0]);
