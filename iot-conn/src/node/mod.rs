@@ -6,6 +6,7 @@ mod counters;
 mod data;
 mod delivery;
 mod directory;
+mod drain;
 mod effects;
 mod endpoint;
 mod gate;
@@ -19,6 +20,7 @@ mod places;
 mod plane;
 mod services;
 mod session;
+mod storm;
 mod subscriptions;
 mod sweep;
 mod tail;
@@ -33,7 +35,7 @@ mod wire;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -54,6 +56,7 @@ use tokio::sync::watch as signal;
 pub use commander::{Commanded, Commander};
 pub use data::{DeviceRecords, Epochs, Erased};
 pub use directory::Presence;
+pub use drain::Drain;
 pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
 pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
@@ -70,13 +73,10 @@ pub use watch::Hinting;
 use crate::{
     bus::InProcess,
     command::CommandLimits,
-    mqtt::{ReasonCode, server::ConnectionLimits},
+    mqtt::server::ConnectionLimits,
     router::Router,
     transport::{Acceptor, AcceptorLimits, Bound},
 };
-
-/// How long connections get to end when the node drains.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// How long a draining node tries to store what was taken. What is left was not acknowledged.
 const STORED_MAX: Duration = Duration::from_secs(10);
@@ -118,6 +118,10 @@ pub(crate) struct Inner {
     id: NodeId,
     acceptor: Acceptor,
     connections_max: usize,
+    // Small sections, never across an await.
+    admittance: Mutex<storm::Admittance>,
+    take_overs: Mutex<storm::TakeOvers>,
+    drain: Drain,
     ingest: BoxIngest,
     consumers: Vec<(ConsumerId, BoxLogic)>,
     pub(crate) services: services::Services,
@@ -170,6 +174,7 @@ pub struct Builder<A> {
     registry: Arc<Registry>,
     live: LiveHub,
     push: Option<Arc<dyn Push>>,
+    drain: Drain,
     auth: A,
 }
 
@@ -196,6 +201,7 @@ impl Node {
             registry: Arc::default(),
             live: LiveHub::default(),
             push: None,
+            drain: Drain::default(),
             auth: Unauthenticated(()),
         }
     }
@@ -314,24 +320,6 @@ impl Node {
         drop(background);
         ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
     }
-
-    async fn drain(&self) {
-        let all = u32::try_from(self.inner.connections_max).unwrap_or(u32::MAX);
-        let everybody_gone = async {
-            loop {
-                for link in self.inner.registry.connected() {
-                    link.mailbox.close(ReasonCode::ServerShuttingDown);
-                }
-                let gone = tokio::time::timeout(Duration::from_millis(100), self.inner.acceptor.all_ended(all)).await;
-                if gone.is_ok() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(DRAIN_MAX, everybody_gone).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
-    }
 }
 
 /// The node could not start, or is not whole any more.
@@ -389,6 +377,13 @@ impl<A> Builder<A> {
     #[must_use]
     pub fn acceptor_limits(mut self, limits: AcceptorLimits) -> Self {
         self.acceptor_limits = limits;
+        self
+    }
+
+    /// How clients are handed away when the node ends.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
         self
     }
 
@@ -461,6 +456,7 @@ impl Builder<Unauthenticated> {
             registry: self.registry,
             live: self.live,
             push: self.push,
+            drain: self.drain,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -511,6 +507,9 @@ impl Builder<Authenticated> {
             epochs: AtomicU64::new(1),
             id: self.id,
             connections_max: self.acceptor_limits.connections_max,
+            admittance: Mutex::new(storm::Admittance::new(self.acceptor_limits.connects)),
+            take_overs: Mutex::default(),
+            drain: self.drain,
             acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max, self.clock.clone()),
             ingest: self.ingest.unwrap_or_else(append),
             consumers: self.consumers,

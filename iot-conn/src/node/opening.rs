@@ -6,10 +6,9 @@ use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
     id::TenantId,
     message::Message,
-    session::{Position, SessionEpoch},
+    session::{Position, SessionEpoch, SessionId},
     store::{self, Closing, StoreError},
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 use tracing::Instrument;
 
@@ -26,7 +25,7 @@ use crate::{
         ReasonCode,
         server::{Accepted, Cause, ConnectRequest, Connection, Event, WillRequest},
     },
-    transport::{Peer, Stream},
+    transport::{Peer, Permit, Stream},
 };
 
 /// How long asking for a credential may take.
@@ -48,12 +47,7 @@ struct Opening {
 
 /// Lets a client in, or tells it why not: from the first byte on its stream to the answer to its CONNECT. The permit is held
 /// for as long as the connection lasts.
-pub(crate) async fn begin(
-    node: Arc<Inner>,
-    stream: Stream,
-    peer: Peer,
-    permit: OwnedSemaphorePermit,
-) -> Option<Box<Session>> {
+pub(crate) async fn begin(node: Arc<Inner>, stream: Stream, peer: Peer, permit: Permit) -> Option<Box<Session>> {
     let span = tracing::info_span!("connection", peer = %peer.address, listener = peer.listener, client = tracing::field::Empty);
     async move {
         let engine = Connection::new(node.clock.monotonic(), node.connection_limits.clone());
@@ -62,14 +56,20 @@ pub(crate) async fn begin(
             opening.wire.finish().await;
             return None;
         };
-        match opening.open(*request).await {
-            Ok(taken) => {
+        let opened = match permit {
+            Permit::Served(permit) => opening.open(*request).await.map(|taken| (taken, permit)),
+            Permit::Refused(_) => Err(ReasonCode::ServerBusy.into()),
+        };
+        match opened {
+            Ok((taken, permit)) => {
                 metrics::gauge!("iot_connections").increment(1.0);
                 Some(Box::new(Session::new(opening.node, opening.wire, taken, permit)))
             }
-            Err(reason) => {
+            Err(Refused { reason, retry_after }) => {
                 metrics::counter!("iot_connects_refused_total", "reason" => format!("{reason:?}")).increment(1);
-                opening.wire.engine.refuse(reason);
+                let mut farewell = opening.node.farewell(reason);
+                farewell.retry_after = retry_after.or(farewell.retry_after);
+                opening.wire.engine.refuse_with(reason, &farewell);
                 opening.wire.finish().await;
                 None
             }
@@ -96,6 +96,18 @@ async fn end(mut session: Box<Session>, cause: Cause) {
     }
     .instrument(span)
     .await;
+}
+
+/// Why a client is not let in.
+struct Refused {
+    reason: ReasonCode,
+    retry_after: Option<Duration>,
+}
+
+impl From<ReasonCode> for Refused {
+    fn from(reason: ReasonCode) -> Self {
+        Self { reason, retry_after: None }
+    }
 }
 
 /// What a connection has when it has taken its session.
@@ -129,27 +141,52 @@ impl Opening {
     }
 
     /// Takes the session that the client asks for, from whoever has it.
-    async fn open(&mut self, mut request: ConnectRequest) -> Result<Taken, ReasonCode> {
+    async fn open(&mut self, mut request: ConnectRequest) -> Result<Taken, Refused> {
         let node = self.node.clone();
         if request.client_id.len() > node.limits.client_id_bytes_max || request.client_id.contains('\0') {
-            return Err(ReasonCode::ClientIdentifierNotValid);
+            return Err(ReasonCode::ClientIdentifierNotValid.into());
         }
         let (principal, grants) = authenticate(&node, &self.peer, &mut request).await?;
         tracing::Span::current().record("client", tracing::field::display(&principal));
-        let device = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
+        let (device, is_critical) = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
+        let admitted = node.admit(is_critical);
+        admitted.map_err(|wait| Refused { reason: ReasonCode::ConnectionRateExceeded, retry_after: Some(wait) })?;
         let assigned = request.client_id.is_empty().then(|| match &device {
             Some(device) => device.id.to_string(),
             None => uuid::Uuid::new_v4().simple().to_string(),
         });
         let session = session_of(&principal, assigned.as_deref().unwrap_or(&request.client_id));
+        self.wait_for_turn(&session).await?;
         loop {
             let endpoint = node.registry.get_or_insert(&session);
             let opening = endpoint.opening.lock().await;
             // The last connection may have ended the session while this one waited for it.
             if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
                 let standing = (principal, grants, device);
-                return self.take(endpoint.clone(), opening, request, assigned, standing).await;
+                return Ok(self.take(endpoint.clone(), opening, request, assigned, standing).await?);
             }
+        }
+    }
+
+    /// Waits a while if the session is taken over again and again.
+    async fn wait_for_turn(&mut self, session: &SessionId) -> Result<(), ReasonCode> {
+        if self.node.registry.get(session).is_none_or(|endpoint| !endpoint.is_connected()) {
+            return Ok(());
+        }
+        let delay = self.node.take_over_delay(session);
+        if delay.is_zero() {
+            return Ok(());
+        }
+        metrics::counter!("iot_take_overs_damped_total").increment(1);
+        tracing::warn!(
+            ?delay,
+            "two connections take one session from each other: is there a second device with this identity?"
+        );
+        let gone = poll_fn(|cx| self.wire.poll_gone(cx));
+        match tokio::time::timeout(delay, gone).await {
+            // Nobody is there any more to whom the session could be given.
+            Ok(()) => Err(ReasonCode::UnspecifiedError),
+            Err(_) => Ok(()),
         }
     }
 
@@ -291,22 +328,25 @@ async fn authenticate(
     }
 }
 
-async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<Box<DeviceContext>>, StoreError> {
-    let Subject::Device { device, .. } = &principal.subject else { return Ok(None) };
+/// What the connection knows of its device, and whether that is critical.
+async fn device_context(node: &Inner, principal: &Principal) -> Result<(Option<Box<DeviceContext>>, bool), StoreError> {
+    let Subject::Device { device, .. } = &principal.subject else { return Ok((None, false)) };
     let meta = &*node.stores.meta;
     let Some(record) = node.directory.device(meta, &principal.tenant, device).await? else {
         return Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") });
     };
     let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
     let product = node.directory.product(meta, key).await?;
-    Ok(Some(Box::new(DeviceContext {
+    let is_critical = product.as_ref().is_some_and(|product| product.critical);
+    let context = DeviceContext {
         id: record.id.clone(),
         product: record.product.clone(),
         epoch: record.epoch,
         home: record.home.clone(),
         encoding: product.map(|product| product.encoding).unwrap_or_default(),
         prefix: iot_core::topic::of_device(&record.id, "").into(),
-    })))
+    };
+    Ok((Some(Box::new(context)), is_critical))
 }
 
 async fn take(

@@ -267,7 +267,8 @@ impl Session {
         let letters = self.link.mailbox.look(cx.waker());
         if let Some(reason) = letters.close {
             // Not acknowledged any more: if the session was taken over, what completed may not have been stored.
-            self.wire.engine.disconnect(reason);
+            let farewell = self.node.farewell(reason);
+            self.wire.engine.disconnect_with(reason, &farewell);
             return None;
         }
         letters.completions.into_iter().for_each(|completion| self.complete(completion));

@@ -8,12 +8,12 @@ use iot_core::{message::QoS, time::Monotonic};
 use crate::mqtt::{
     codec::{encode, frame_length},
     packet::{Ack, Disconnect, List, Packet, PacketKind, Publish, SubAck, Version},
-    property::Property,
+    property::{Property, RETRY_AFTER},
     reason::ReasonCode,
     wire::{DecodeError, EncodeError, Put},
 };
 
-use super::event::{Cause, Event, Ticket};
+use super::event::{Cause, Event, Farewell, Ticket};
 use super::inbound::Inbound;
 use super::limits::ConnectionLimits;
 use super::outbound::{Delivered, Delivery, Outbound};
@@ -136,7 +136,7 @@ impl Connection {
             self.heard = now;
             self.stalled = self.is_stalled();
         } else {
-            self.send_disconnect(ReasonCode::KeepAliveTimeout);
+            self.send_disconnect(ReasonCode::KeepAliveTimeout, &Farewell::default());
             self.close(Cause::KeepAliveTimeout);
         }
     }
@@ -288,10 +288,15 @@ impl Connection {
     /// Ends the connection. An MQTT 5 client gets a DISCONNECT with the reason; one that waits for its CONNACK is
     /// [refused](Self::refuse).
     pub fn disconnect(&mut self, reason: ReasonCode) {
+        self.disconnect_with(reason, &Farewell::default());
+    }
+
+    /// The same, with something to tell beside the reason.
+    pub fn disconnect_with(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if self.phase == Phase::Asked {
-            self.refuse(reason);
+            self.refuse_with(reason, farewell);
         } else {
-            self.send_disconnect(reason);
+            self.send_disconnect(reason, farewell);
             self.close(Cause::ServerDisconnect(reason));
         }
     }
@@ -367,18 +372,38 @@ impl Connection {
     }
 
     fn violate(&mut self, violation: DecodeError) {
-        self.send_disconnect(match violation.reason {
+        let reason = match violation.reason {
             reason if reason.is_valid_in(PacketKind::Disconnect) => reason,
             _ => ReasonCode::ProtocolError,
-        });
+        };
+        self.send_disconnect(reason, &Farewell::default());
         self.close(Cause::Protocol(violation.reason, violation.statement));
     }
 
     /// Only after a CONNACK [MQTT-3.14.0-1], and not in 3.1.1, where the server has no DISCONNECT.
-    fn send_disconnect(&mut self, reason: ReasonCode) {
+    fn send_disconnect(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if self.phase == Phase::Online && self.version == Some(Version::V5) {
             let reason = reason_for(PacketKind::Disconnect, reason);
-            self.send(&Packet::Disconnect(Disconnect { reason, properties: List::EMPTY }));
+            self.send_away(farewell, |properties| Packet::Disconnect(Disconnect { reason, properties }));
+        }
+    }
+
+    /// Sends a packet with what the client is told, or without if that is too much for it.
+    pub(super) fn send_away<'p>(
+        &mut self,
+        farewell: &Farewell,
+        packet: impl for<'a> Fn(List<'a, Property<'a>>) -> Packet<'a>,
+    ) {
+        let retry_after = farewell.retry_after.map(|after| after.as_millis().to_string());
+        let properties: Vec<_> = [
+            farewell.server_reference.as_deref().map(Property::ServerReference),
+            retry_after.as_deref().map(|after| Property::UserProperty(RETRY_AFTER, after)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !self.send(&packet(List::from(&properties[..]))) {
+            self.send(&packet(List::EMPTY));
         }
     }
 

@@ -61,7 +61,7 @@ fn a_refusal_is_an_event_and_the_end() {
         device.client.handle_connected(device.now);
         let reason = ReasonCode::NotAuthorized;
         device.receive(Packet::ConnAck(ConnAck { session_present: false, reason, properties: List::EMPTY }));
-        let refused = Refused { reason, reason_string: None, server_reference: None };
+        let refused = Refused { reason, reason_string: None, server_reference: None, retry_after: None };
         assert_eq!(device.events(), [Event::Refused(refused)]);
         assert_eq!(device.client.poll_timeout(), None);
         device.client.handle_disconnected(device.now);
@@ -197,7 +197,8 @@ fn both_ends_can_disconnect() {
     let properties = [Property::ReasonString("elsewhere")];
     let reason = ReasonCode::SessionTakenOver;
     device.receive(Packet::Disconnect(Disconnect { reason, properties: List::from(&properties) }));
-    let cause = Cause::Server { reason, reason_string: Some("elsewhere".into()), server_reference: None };
+    let (reason_string, server_reference, retry_after) = (Some("elsewhere".into()), None, None);
+    let cause = Cause::Server { reason, reason_string, server_reference, retry_after };
     assert_eq!(device.events(), [Event::Disconnected(cause)]);
     assert_eq!(device.sent(), []);
 }
