@@ -1,7 +1,8 @@
 //! Hostile behaviours against a server on this machine, and whether anybody else notices.
 //!
 //! Each behaviour says what the server must do, and is wrong otherwise. After each, the server must be the same process, its
-//! memory and its file descriptors must have come back, and an honest client must have had every answer.
+//! memory and its file descriptors must have come back (what its allocator keeps must be used again), and an honest client must
+//! have had every answer.
 
 mod bytes;
 mod colliding;
@@ -91,6 +92,10 @@ fn all() -> impl Iterator<Item = (&'static str, Behaviour)> {
 
 /// The server may keep so much more than before, or a tenth.
 const KEPT_KIB: u64 = 8 * 1_024;
+/// What the server's allocator may keep beyond that, if it is used again: it gives back whole pages only.
+const POOLED_KIB: u64 = 32 * 1_024;
+/// What may be kept more of the same behaviour's second time.
+const AGAIN_KIB: u64 = 2 * 1_024;
 /// The most that the server may grow while it is attacked.
 const GROWTH_KIB: u64 = 256 * 1_024;
 /// By when memory and descriptors must be back: the server's longest timeout, and a little.
@@ -168,24 +173,44 @@ async fn one(field: &Arc<Field>, honest: &Honest, behaviour: &Behaviour, pid: u3
     }
     let quiet = honest.latency();
     let watch = Watch::start(pid)?;
-    let verdict = match &behaviour.program {
-        Program::Run(run) => run(Arc::clone(field)).await,
-        Program::Malformed(case) => malformed::run(case, field).await,
-    };
+    let verdict = behaviour.behave(field).await;
     let meanwhile = honest.latency();
-    let seen = watch.back(KEPT_KIB, BACK_WITHIN).await?;
+    let may_keep = watch.tenth_or(KEPT_KIB);
+    let mut seen = watch.back(may_keep, BACK_WITHIN).await?;
     let trouble = honest.settled().await;
     let after = honest.latency();
-    let (did, wrong) = match verdict {
+    let (mut did, wrong) = match verdict {
         Ok(did) => (did, None),
         Err(wrong) => (wrong.to_string(), Some("not what it should do".to_owned())),
     };
+    let is_little = seen.rss_kib[2].saturating_sub(seen.rss_kib[0]) < POOLED_KIB;
+    if is_little && wrong.is_none() && seen.memory.is_some() && is_used_again(field, behaviour, pid).await? {
+        let kept = seen.memory.take().unwrap_or_default();
+        did = format!("{did}; {kept} by its allocator, and used again");
+    }
     let grown = seen.rss_kib[1].saturating_sub(seen.rss_kib[0]);
     let greedy = (grown > GROWTH_KIB).then(|| format!("it grew by {} MiB", grown / 1_024));
-    let trouble =
-        [wrong, trouble, seen.trouble, greedy].into_iter().flatten().reduce(|all, one| format!("{all}; {one}"));
+    let troubles = [wrong, trouble, seen.memory, seen.descriptors, greedy];
+    let trouble = troubles.into_iter().flatten().reduce(|all, one| format!("{all}; {one}"));
     let latency = [quiet, meanwhile, after];
     Ok(Row { name: behaviour.name, did, rss_kib: seen.rss_kib, cpu: seen.cpu, latency, trouble })
+}
+
+/// Whether the same takes no more memory when it is done again: then it is not lost.
+async fn is_used_again(field: &Arc<Field>, behaviour: &Behaviour, pid: u32) -> Result<bool, BenchError> {
+    let watch = Watch::start(pid)?;
+    let verdict = behaviour.behave(field).await;
+    let seen = watch.back(AGAIN_KIB, BACK_WITHIN).await?;
+    Ok(verdict.is_ok() && seen.memory.is_none())
+}
+
+impl Behaviour {
+    async fn behave(&self, field: &Arc<Field>) -> Verdict {
+        match &self.program {
+            Program::Run(run) => run(Arc::clone(field)).await,
+            Program::Malformed(case) => malformed::run(case, field).await,
+        }
+    }
 }
 
 impl std::fmt::Display for Row {

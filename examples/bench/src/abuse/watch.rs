@@ -37,10 +37,16 @@ pub(super) struct Seen {
     /// Before, at most, and after.
     pub(super) rss_kib: [u64; 3],
     pub(super) cpu: Duration,
-    pub(super) trouble: Option<String>,
+    pub(super) memory: Option<String>,
+    pub(super) descriptors: Option<String>,
 }
 
 impl Watch {
+    /// A tenth of what the server has, or this if it is more.
+    pub(super) fn tenth_or(&self, kib: u64) -> u64 {
+        kib.max(self.before.rss_kib / 10)
+    }
+
     pub(super) fn start(pid: u32) -> Result<Self, BenchError> {
         let before = present(pid)?;
         let most_kib = Arc::new(AtomicU64::new(before.rss_kib));
@@ -54,23 +60,23 @@ impl Watch {
         Ok(Self { pid, before, descriptors: descriptors(pid)?, most_kib, sampling })
     }
 
-    /// Waits until memory and descriptors are back.
+    /// Waits until the descriptors are back, and the memory but for this.
     pub(super) async fn back(self, kept_kib: u64, within: Duration) -> Result<Seen, BenchError> {
-        let limit = self.before.rss_kib + kept_kib.max(self.before.rss_kib / 10);
+        let limit = self.before.rss_kib + kept_kib;
         let by = Instant::now() + within;
         loop {
             let (now, open) = (present(self.pid)?, descriptors(self.pid)?);
             let late = Instant::now() > by;
-            let memory =
-                (now.rss_kib > limit).then(|| format!("{} MiB are kept", (now.rss_kib - self.before.rss_kib) / 1_024));
-            let files =
-                (open > self.descriptors + FILES).then(|| format!("{} descriptors are kept", open - self.descriptors));
-            let trouble = memory.or(files);
-            if trouble.is_none() || late {
+            let kept = now.rss_kib.saturating_sub(self.before.rss_kib) / 1_024;
+            let memory = (now.rss_kib > limit).then(|| format!("{kept} MiB are kept"));
+            let more = open.saturating_sub(self.descriptors);
+            let descriptors = (more > FILES).then(|| format!("{more} descriptors are kept"));
+            if late || memory.is_none() && descriptors.is_none() {
                 self.sampling.abort();
                 let most = self.most_kib.load(Ordering::Relaxed).max(now.rss_kib);
                 let rss_kib = [self.before.rss_kib, most, now.rss_kib];
-                return Ok(Seen { rss_kib, cpu: now.cpu.saturating_sub(self.before.cpu), trouble });
+                let cpu = now.cpu.saturating_sub(self.before.cpu);
+                return Ok(Seen { rss_kib, cpu, memory, descriptors });
             }
             sleep(SAMPLE).await;
         }
