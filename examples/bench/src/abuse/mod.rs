@@ -93,7 +93,7 @@ fn all() -> impl Iterator<Item = (&'static str, Behaviour)> {
 /// The server may keep so much more than before, or a tenth.
 const KEPT_KIB: u64 = 8 * 1_024;
 /// What the server's allocator may keep beyond that, if it is used again: it gives back whole pages only.
-const POOLED_KIB: u64 = 32 * 1_024;
+const POOLED_KIB: u64 = 64 * 1_024;
 /// What may be kept more of the same behaviour's second time.
 const AGAIN_KIB: u64 = 2 * 1_024;
 /// The most that the server may grow while it is attacked.
