@@ -177,6 +177,12 @@ impl Cloud {
         Api::new(&format!("http://{}", self.address("http")))
     }
 
+    /// The number of the server's process.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        self.run.as_ref().expect("the server runs").process.pid().as_raw_pid()
+    }
+
     /// The administrator's token.
     pub fn token(&self) -> &str {
         &self.token

@@ -42,7 +42,7 @@ pub fn program(name: &str, variable: &str) -> PathBuf {
         },
         PathBuf::from,
     );
-    assert!(path.is_file(), "{} is missing: cargo build -p iot-server -p iot-device", path.display());
+    assert!(path.is_file(), "{} is missing: cargo build -p iot-server -p iot-device -p iot-bench", path.display());
     path
 }
 
@@ -112,7 +112,8 @@ impl Process {
         let _status = self.child.wait();
     }
 
-    fn pid(&self) -> Pid {
+    /// Its number, for whoever looks at it in `/proc`.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 }

@@ -7,6 +7,7 @@
 //! cargo run --release -p iot-bench -- pairs --qos 1 --pairs 10 --messages 100000 --window 100
 //! ```
 
+mod abuse;
 mod command;
 mod connect;
 mod fleet;
@@ -82,6 +83,7 @@ async fn measure(bench: Bench) -> Result<Outcome, BenchError> {
         Bench::Connect(options) => connect::measure(options).await,
         Bench::DeviceTelemetry(options) => telemetry::measure(options).await,
         Bench::CommandLatency(options) => command::measure(options).await,
+        Bench::Abuse(options) => Box::pin(abuse::measure(options)).await,
     }
 }
 

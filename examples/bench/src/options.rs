@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -49,6 +50,8 @@ pub(crate) enum Bench {
     DeviceTelemetry(DeviceTelemetry),
     /// Commands over HTTP at a fixed rate: time until the device's answer
     CommandLatency(CommandLatency),
+    /// Hostile behaviours, one after the other: what each costs the server and an honest client; prints a table
+    Abuse(Abuse),
 }
 
 /// Where the broker is and who connects.
@@ -82,10 +85,15 @@ impl Broker {
         if !self.url.is_tls {
             return Ok(None);
         }
+        self.config().map(|config| Some(config.into()))
+    }
+
+    /// TLS towards a server of the given CA.
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, BenchError> {
         if let Some(config) = self.tls.get() {
-            return Ok(Some(Arc::clone(config).into()));
+            return Ok(Arc::clone(config));
         }
-        let path = self.ca.as_ref().ok_or_else(|| BenchError::Options("mqtts needs --ca".to_owned()))?;
+        let path = self.ca.as_ref().ok_or_else(|| BenchError::Options("TLS needs --ca".to_owned()))?;
         let unusable = |error: &dyn std::error::Error| BenchError::Options(format!("{}: {error}", path.display()));
         let pem = fs::read(path).map_err(|error| unusable(&error))?;
         let authority = Authority::from_pem(&pem).map_err(|error| unusable(&error))?;
@@ -93,7 +101,7 @@ impl Broker {
         if !self.resume {
             Arc::make_mut(&mut config).resumption = Resumption::disabled();
         }
-        Ok(Some(Arc::clone(self.tls.get_or_init(|| config)).into()))
+        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 
     /// Clean sessions of clients that keep up to `window` messages in flight.
@@ -281,6 +289,30 @@ pub(crate) struct CommandLatency {
     pub(crate) pid: Option<u32>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Abuse {
+    #[command(flatten)]
+    pub(crate) broker: Broker,
+    /// Where the server takes MQTT over TLS
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883", value_parser = loopback_endpoint)]
+    pub(crate) mqtts: Endpoint,
+    /// Where the server takes MQTT over WebSocket
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8083", value_parser = loopback_endpoint)]
+    pub(crate) ws: Endpoint,
+    /// Where the server takes HTTP
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = loopback_endpoint)]
+    pub(crate) http: Endpoint,
+    /// How long each behaviour lasts that could go on for ever, in seconds; some wait for the server's own timeouts as well
+    #[arg(long, default_value = "2", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+    /// Only this behaviour, or this family of them; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Say what there is, and do nothing
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
 /// `mqtt://HOST:PORT` or `mqtts://HOST:PORT` on this machine.
 #[derive(Debug, Clone)]
 pub(crate) struct BrokerUrl {
@@ -313,6 +345,12 @@ fn loopback_cloud(text: &str) -> Result<CloudUrl, String> {
     let url: CloudUrl = text.parse().map_err(|error: InvalidAddress| error.to_string())?;
     let is_here = text.parse::<ureq::http::Uri>().ok().is_some_and(|uri| uri.host().is_some_and(is_loopback));
     if is_here && !url.is_https() { Ok(url) } else { Err(ONLY_HERE.to_owned()) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let seconds = seconds.filter(|seconds| (Duration::from_millis(50)..=Duration::from_secs(600)).contains(seconds));
+    seconds.ok_or_else(|| "expected 0.05 to 600".to_owned())
 }
 
 const ONLY_HERE: &str = "load is sent to this machine only: give a loopback address";

@@ -4,9 +4,10 @@ use std::{
     task::Waker,
 };
 
+use bytes::Bytes;
 use iot_core::{
     id::CommandId,
-    message::{Message, QoS},
+    message::{Message, Properties, QoS},
     session::Position,
 };
 
@@ -22,7 +23,7 @@ pub(crate) const SOFT_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const SOFT_MESSAGES_MAX: usize = 4_096;
 /// Above this many times the soft bounds the subscriber is disconnected: it has stopped reading.
 pub(crate) const HARD_FACTOR: usize = 16;
-/// The most messages of a persistent session that wait in memory; the others are read from the store.
+/// The most messages of a persistent session that wait in memory, or [`SOFT_BYTES_MAX`]; the others are read from the store.
 pub(crate) const QUEUED_IN_MEMORY_MAX: usize = 512;
 
 /// Something to be written to a client.
@@ -116,6 +117,7 @@ struct Queues {
     data: VecDeque<Outgoing>,
     data_bytes: usize,
     queued: VecDeque<Outgoing>,
+    queued_bytes: usize,
     completions: Vec<Completion>,
     waiting: Vec<Part>,
 }
@@ -124,6 +126,19 @@ impl Queues {
     fn is_empty(&self) -> bool {
         let no_message = self.control.is_empty() && self.data.is_empty() && self.queued.is_empty();
         no_message && self.completions.is_empty() && self.waiting.is_empty()
+    }
+
+    fn push_queued(&mut self, outgoing: Outgoing) {
+        self.queued_bytes += size(&outgoing);
+        self.queued.push_back(outgoing);
+    }
+
+    fn has_enough_queued(&self) -> bool {
+        self.queued.len() >= QUEUED_IN_MEMORY_MAX || self.queued_bytes >= SOFT_BYTES_MAX
+    }
+
+    fn is_low(&self) -> bool {
+        self.data_bytes < SOFT_BYTES_MAX / 2 && self.data.len() < SOFT_MESSAGES_MAX / 2
     }
 
     fn push_data(&mut self, outgoing: Outgoing) {
@@ -224,8 +239,8 @@ impl Mailbox {
         Posted::Taken
     }
 
-    /// A retained message for a session that is not stored: taken whatever waits, since the subscriber asked for it; how many
-    /// there can be is bounded by the tenant's retained messages.
+    /// A retained message that is not stored: taken whatever waits, since the subscriber asked for it. Who posts many asks
+    /// [`has_room`](Self::has_room) before each page of them.
     pub(crate) fn post_retained(&self, outgoing: Outgoing) {
         let mut state = self.state();
         if state.closed {
@@ -235,17 +250,22 @@ impl Mailbox {
         wake(state);
     }
 
+    /// Whether routed messages are well below their soft bounds.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state().queues.as_ref().is_none_or(|queues| queues.is_low())
+    }
+
     /// A message that was stored in this session's queue: kept if memory is level with the store, else left to be read.
     pub(crate) fn post_queued(&self, outgoing: Outgoing) {
         let mut state = self.state();
         if state.closed {
             return;
         }
-        if state.catching_up || state.queues().queued.len() >= QUEUED_IN_MEMORY_MAX {
+        if state.catching_up || state.queues().has_enough_queued() {
             state.catching_up = true;
             state.more = true;
         } else {
-            state.queues().queued.push_back(outgoing);
+            state.queues().push_queued(outgoing);
         }
         wake(state);
     }
@@ -254,7 +274,7 @@ impl Mailbox {
     pub(crate) fn post_read(&self, outgoing: Outgoing) {
         let mut state = self.state();
         if !state.closed {
-            state.queues().queued.push_back(outgoing);
+            state.queues().push_queued(outgoing);
         }
     }
 
@@ -316,15 +336,19 @@ impl Mailbox {
         if ready(&queues.data) {
             let outgoing = queues.data.pop_front()?;
             queues.data_bytes = queues.data_bytes.saturating_sub(size(&outgoing));
-            let low = queues.data_bytes < SOFT_BYTES_MAX / 2 && queues.data.len() < SOFT_MESSAGES_MAX / 2;
-            if low && !queues.waiting.is_empty() {
+            if queues.is_low() && !queues.waiting.is_empty() {
                 let waiting = std::mem::take(&mut queues.waiting);
                 drop(state);
                 waiting.into_iter().for_each(|part| part.finish(ReasonCode::Success));
             }
             return Some(outgoing);
         }
-        if ready(&queues.queued) { queues.queued.pop_front() } else { None }
+        if !ready(&queues.queued) {
+            return None;
+        }
+        let outgoing = queues.queued.pop_front()?;
+        queues.queued_bytes = queues.queued_bytes.saturating_sub(size(&outgoing));
+        Some(outgoing)
     }
 
     /// Asks the connection to look again at what its client may watch.
@@ -352,7 +376,10 @@ impl Mailbox {
         let queues = state.queues();
         match outgoing.kind {
             Kind::Command(_) => queues.control.push_front(outgoing),
-            Kind::Queued { .. } => queues.queued.push_front(outgoing),
+            Kind::Queued { .. } => {
+                queues.queued_bytes += size(&outgoing);
+                queues.queued.push_front(outgoing);
+            }
             Kind::Passing => {
                 queues.data_bytes += size(&outgoing);
                 queues.data.push_front(outgoing);
@@ -399,5 +426,13 @@ pub(crate) fn mailbox() -> Arc<Mailbox> {
 }
 
 fn size(outgoing: &Outgoing) -> usize {
-    outgoing.message.payload.len() + outgoing.message.topic.len() + 64
+    let message = &outgoing.message;
+    message.payload.len() + message.topic.len() + message.properties.as_deref().map_or(0, properties_size) + 64
+}
+
+/// In memory, where an empty user property takes more than on the wire.
+fn properties_size(properties: &Properties) -> usize {
+    let texts = [&properties.content_type, &properties.response_topic].into_iter().flatten().map(String::len);
+    let user = properties.user.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
+    properties.correlation_data.as_ref().map_or(0, Bytes::len) + texts.chain(user).sum::<usize>()
 }

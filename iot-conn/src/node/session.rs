@@ -5,6 +5,7 @@
 //! nor the state of anything it once did.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -28,6 +29,7 @@ use super::{
     offers::Step,
     opening::{self, Will},
     plane::Round,
+    subscriptions::RetainedWanted,
     uplink::Taken,
     wheel::TimerKey,
     wire::Wire,
@@ -40,6 +42,9 @@ use crate::mqtt::{
 /// A client that takes nothing for so long, while senders wait for it, is disconnected.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
+/// How many reads a connection may do before others have their turn: what one read brings may be thousands of messages.
+const READS_MAX: u8 = 2;
+
 /// A connection that runs.
 pub(crate) struct Session {
     pub(crate) node: Arc<Inner>,
@@ -47,7 +52,7 @@ pub(crate) struct Session {
     pub(crate) link: Arc<Link>,
     pub(crate) wire: Wire,
     pub(crate) progress: Progress,
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     /// How long the session outlives the connection, in seconds.
     pub(crate) expiry_s: u32,
     /// One of the connections that there may be.
@@ -77,8 +82,17 @@ pub(crate) struct Rare {
     /// Commands that were written and not acknowledged, with their numbers; bounded by the engine's window.
     pub(crate) commands: Vec<(u64, CommandId)>,
     pub(crate) next_command: u64,
+    /// Retained messages that the client has asked for and that are not read yet. Bounded by its subscriptions.
+    pub(crate) retained: VecDeque<RetainedWanted>,
     /// Since when senders wait for the client.
     congested: Option<Monotonic>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self { will, commands, retained, congested, next_command: _ } = self;
+        will.is_none() && commands.is_empty() && retained.is_empty() && congested.is_none()
+    }
 }
 
 /// What has to wait for something outside the connection.
@@ -98,6 +112,8 @@ pub(crate) enum Work {
     Review,
     /// The next page of the stored queue is brought into memory.
     ReadQueue,
+    /// The next page of the retained messages that were asked for is.
+    ReadRetained,
 }
 
 /// Why [`Session::poll`] is done.
@@ -186,6 +202,7 @@ impl Session {
 
     /// Moves bytes and messages until nothing can go on without another wake.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        let mut reads_left = READS_MAX;
         loop {
             if let Some(turn) = self.events() {
                 return Poll::Ready(turn);
@@ -210,7 +227,15 @@ impl Session {
                 self.took = now;
             }
             let reads = !held_up && !self.wire.engine.is_saturated();
-            if reads && self.wire.poll_read(cx, now).is_ready() || wrote {
+            if reads && reads_left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if reads && self.wire.poll_read(cx, now).is_ready() {
+                reads_left -= 1;
+                continue;
+            }
+            if wrote {
                 continue;
             }
             // A page of which nothing was written brings nothing that would wake this task for the next.
@@ -257,8 +282,14 @@ impl Session {
         match (letters.review, letters.behind) {
             (true, _) => Some(Work::Review),
             (false, true) if !self.wire.engine.is_closed() => Some(Work::ReadQueue),
+            _ if self.may_read_retained() => Some(Work::ReadRetained),
             _ => None,
         }
+    }
+
+    fn may_read_retained(&self) -> bool {
+        let is_wanted = self.rare.as_ref().is_some_and(|rare| !rare.retained.is_empty());
+        is_wanted && !self.wire.engine.is_closed() && self.link.mailbox.has_room()
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -312,6 +343,9 @@ impl Session {
     /// Gives back memory, and sees to it that the connection is woken in time.
     fn rest(&mut self, held_up: bool) {
         self.wire.engine.rest();
+        if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
+            self.rare = None;
+        }
         self.link.suspect_from(self.wire.engine.suspect_from());
         self.link.mailbox.rest();
         let heard = if held_up { None } else { self.wire.engine.poll_timeout() };
@@ -337,7 +371,7 @@ impl Session {
             Work::Subscribe { ticket, filters, identifier } => {
                 let (codes, fresh) = self.subscribe(&filters, identifier).await;
                 self.wire.engine.subscribed(ticket, &codes);
-                self.send_retained(&filters, &codes, &fresh, identifier).await;
+                self.want_retained(&filters, &codes, &fresh, identifier).await;
             }
             Work::Unsubscribe { ticket, filters } => {
                 let codes = self.unsubscribe(&filters).await;
@@ -345,6 +379,7 @@ impl Session {
             }
             Work::Review => self.review().await,
             Work::ReadQueue => self.read_queue().await,
+            Work::ReadRetained => self.read_retained().await,
         }
     }
 

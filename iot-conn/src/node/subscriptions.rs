@@ -23,8 +23,17 @@ use crate::{
     router::{Identifiers, Subscribed, Subscription},
 };
 
-/// How many retained messages one look at the store brings.
-const RETAINED_PAGE: u32 = 256;
+/// How many retained messages one look at the store brings. Each may be as large as a packet.
+const RETAINED_PAGE: u32 = 64;
+
+/// Retained messages that a client has asked for.
+pub(crate) struct RetainedWanted {
+    filter: String,
+    qos: QoS,
+    identifier: Option<u32>,
+    /// The last topic that was read.
+    after: Option<Arc<str>>,
+}
 
 impl Session {
     /// Subscribes to what is permitted; a code per filter, and the filters that were not subscribed before. Stored before it is
@@ -149,12 +158,15 @@ impl Session {
                 }
             }
         }
+        full.iter().for_each(|filter| self.forget_retained(filter));
         let code = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
         full.iter().map(|filter| code(self.node.unsubscribe(&self.endpoint, filter))).collect()
     }
 
-    /// Sends retained messages that new subscriptions match (MQTT 5 §3.3.1.3).
-    pub(crate) async fn send_retained(
+    /// Has retained messages sent that new subscriptions match (MQTT 5 §3.3.1.3). What a stored session has at QoS 1 and 2 goes to
+    /// its queue, now and for good. All else is read page by page, as the client takes it: who asks for a whole tenant's messages
+    /// and reads none of them costs a page.
+    pub(crate) async fn want_retained(
         &mut self,
         filters: &[(String, SubscribeOptions)],
         codes: &[ReasonCode],
@@ -171,40 +183,59 @@ impl Session {
             if code.is_error() || !wanted || filter.starts_with("$share/") {
                 continue;
             }
-            if let Err(error) = self.send_retained_of(&full, options.qos, identifier).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "retained messages cannot be read");
-                self.wire.engine.disconnect(ReasonCode::UnspecifiedError);
-                return;
+            let mut wanted = RetainedWanted { filter: full, qos: options.qos, identifier, after: None };
+            if self.link.persistent && options.qos > QoS::AtMostOnce {
+                while !self.send_retained(&mut wanted).await {}
+            } else {
+                self.forget_retained(&wanted.filter);
+                self.rare().retained.push_back(wanted);
             }
         }
     }
 
-    async fn send_retained_of(
-        &mut self,
-        filter: &str,
-        qos: QoS,
-        identifier: Option<u32>,
-    ) -> Result<(), iot_core::store::StoreError> {
-        let node = self.node.clone();
-        let tenant = self.link.principal.tenant.clone();
-        let now = node.clock.timestamp();
-        let mut after: Option<Arc<str>> = None;
-        // What was published before the subscription and is not stored yet would be missed.
-        node.offers.flushed().await;
-        loop {
-            let page = node.stores.sessions.retained(&tenant, filter, after.as_deref(), RETAINED_PAGE, now).await?;
-            let end = page.len() < RETAINED_PAGE as usize;
-            after = page.last().map(|message| message.topic.clone());
-            for message in page {
-                if self.epoch_is_current(&message).await? && self.link.may_receive(&message, now) {
-                    self.send_one_retained(message, qos, identifier);
-                }
-            }
-            if end {
-                break;
+    /// Sends the next page of retained messages that were asked for.
+    pub(crate) async fn read_retained(&mut self) {
+        let Some(mut wanted) = self.rare().retained.pop_front() else { return };
+        if !self.send_retained(&mut wanted).await {
+            self.rare().retained.push_front(wanted);
+        }
+    }
+
+    /// They are not sent any more.
+    fn forget_retained(&mut self, filter: &str) {
+        if let Some(rare) = &mut self.rare {
+            rare.retained.retain(|wanted| wanted.filter != filter);
+        }
+    }
+
+    /// Sends a page; whether it was the last.
+    async fn send_retained(&mut self, wanted: &mut RetainedWanted) -> bool {
+        match self.send_retained_page(wanted).await {
+            Ok(is_last) => is_last,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "retained messages cannot be read");
+                self.wire.engine.disconnect(ReasonCode::UnspecifiedError);
+                true
             }
         }
-        if self.link.device.is_none() && reaches_devices(filter) {
+    }
+
+    async fn send_retained_page(&mut self, wanted: &mut RetainedWanted) -> Result<bool, iot_core::store::StoreError> {
+        let node = self.node.clone();
+        let tenant = self.link.principal.tenant.clone();
+        let (filter, qos, identifier) = (wanted.filter.as_str(), wanted.qos, wanted.identifier);
+        let now = node.clock.timestamp();
+        // What was published before the subscription and is not stored yet would be missed.
+        node.offers.flushed().await;
+        let page = node.stores.sessions.retained(&tenant, filter, wanted.after.as_deref(), RETAINED_PAGE, now).await?;
+        let is_last = page.len() < RETAINED_PAGE as usize;
+        wanted.after = page.last().map(|message| message.topic.clone());
+        for message in page {
+            if self.epoch_is_current(&message).await? && self.link.may_receive(&message, now) {
+                self.send_one_retained(message, qos, identifier);
+            }
+        }
+        if is_last && self.link.device.is_none() && reaches_devices(filter) {
             for (device, presence) in node.presences_of(&tenant) {
                 let message = node.status_message(&tenant, &device, &presence).await?;
                 if let Some(message) = message.filter(|message| topic::matches(filter, &message.topic))
@@ -214,7 +245,7 @@ impl Session {
                 }
             }
         }
-        Ok(())
+        Ok(is_last)
     }
 
     async fn epoch_is_current(&self, message: &Message) -> Result<bool, iot_core::store::StoreError> {

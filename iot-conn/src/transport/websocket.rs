@@ -21,6 +21,8 @@ use tokio_tungstenite::{
 pub(crate) const PATH: &str = "/mqtt";
 /// The subprotocol that a client must offer (MQTT 5 §6.0.0-3).
 const SUBPROTOCOL: &str = "mqtt";
+/// What one read may bring. The buffer stays for as long as the connection does.
+const READ_BYTES: usize = 8 * 1024;
 /// The most bytes that wait to be written before the writer is made to wait.
 const WRITE_BYTES_MAX: usize = 512 * 1024;
 
@@ -50,6 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(frame_bytes_max))
             .max_frame_size(Some(frame_bytes_max))
+            .read_buffer_size(READ_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(WRITE_BYTES_MAX);
         let check = |request: &Request, response: Response| check(request, response);

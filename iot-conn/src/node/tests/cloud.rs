@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -100,6 +100,7 @@ impl Cloud {
             failures: AtomicU32::new(0),
             down: AtomicBool::new(false),
             offers: AtomicU32::new(0),
+            retained: AtomicUsize::new(0),
         });
         let stores = Stores { meta: memory.clone(), telemetry: memory, sessions: sessions.clone() };
         let book = Arc::new(Book::default());
@@ -300,6 +301,8 @@ pub(super) struct Failing {
     pub(super) down: AtomicBool,
     /// How often messages were to be stored.
     pub(super) offers: AtomicU32,
+    /// How many retained messages were read.
+    pub(super) retained: AtomicUsize,
 }
 
 impl Failing {
@@ -361,7 +364,9 @@ impl SessionStore for Failing {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<Message>, StoreError> {
-        self.inner.retained(tenant, filter, after, limit, now).await
+        let page = self.inner.retained(tenant, filter, after, limit, now).await?;
+        self.retained.fetch_add(page.len(), Ordering::SeqCst);
+        Ok(page)
     }
     async fn sessions(&self, after: Option<&SessionId>, limit: u32) -> Result<Vec<StoredSession>, StoreError> {
         self.inner.sessions(after, limit).await

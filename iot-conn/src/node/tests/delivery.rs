@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use iot_core::message::QoS;
 
 use super::cloud::{Cloud, lasting, options};
@@ -57,6 +59,45 @@ async fn retained_messages_are_set_cleared_and_sent_as_handling_says() {
     assert_eq!(subscriber.texts_until_own("own").await, [""]);
     subscriber.subscribe("x", QoS::AtLeastOnce).await;
     assert!(subscriber.texts_until_own("own").await.is_empty());
+}
+
+/// Who asks for everything, in several ways, and reads nothing costs a page; who then reads gets all of it, in each way.
+#[tokio::test]
+async fn retained_messages_are_read_as_the_client_takes_them() {
+    const COUNT: usize = 150;
+    let cloud = Cloud::start().await;
+    let mut publisher = cloud.client("app-a", "pub").await;
+    let text = "x".repeat(100_000);
+    for n in 0..COUNT {
+        publisher.retain(&format!("x/{n}"), &text).await;
+    }
+    let mut subscriber = cloud.client("app-b", "sub").await;
+    for filter in ["x/#", "x/+"] {
+        subscriber.subscribe_with(&[Subscription::new(filter, QoS::AtMostOnce)], None).await;
+    }
+    // The answer to the second came behind the first page.
+    let read = cloud.sessions.retained.load(Ordering::SeqCst);
+    assert!(read > 0 && read < COUNT, "{read} were read");
+    assert_eq!(subscriber.texts(2 * COUNT).await, vec![text; 2 * COUNT]);
+    assert_eq!(cloud.sessions.retained.load(Ordering::SeqCst), 2 * COUNT);
+}
+
+/// What is not wanted any more is not read.
+#[tokio::test]
+async fn an_unsubscription_ends_the_reading_of_retained_messages() {
+    let cloud = Cloud::start().await;
+    let mut publisher = cloud.client("app-a", "pub").await;
+    for n in 0..150 {
+        publisher.retain(&format!("x/{n}"), &"x".repeat(100_000)).await;
+    }
+    let mut subscriber = cloud.client("app-b", "sub").await;
+    subscriber.subscribe("x/#", QoS::AtMostOnce).await;
+    subscriber.engine.unsubscribe(&["x/#"]).unwrap();
+    while !matches!(subscriber.event().await, Event::Unsubscribed { .. }) {}
+    subscriber.subscribe("own", QoS::AtMostOnce).await;
+    subscriber.texts_until_own("own").await;
+    let read = cloud.sessions.retained.load(Ordering::SeqCst);
+    assert!(read < 150, "{read} were read");
 }
 
 #[tokio::test]

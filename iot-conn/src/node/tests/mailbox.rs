@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use iot_core::{
     id::TenantId,
-    message::{Message, QoS},
+    message::{Message, Properties, QoS},
     session::Position,
     time::Timestamp,
 };
@@ -365,4 +365,35 @@ proptest! {
         model.settle(&mailbox);
         prop_assert_eq!(model.written, model.stored.into_keys().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn properties_take_room_as_payloads_do() {
+    let mailbox = mailbox();
+    let mut bomb = passing("x", QoS::AtMostOnce);
+    // As many as fit into a packet.
+    let user = vec![(String::new(), String::new()); 50_000];
+    bomb.message.properties = Some(Arc::new(Properties { user, ..Properties::default() }));
+    assert_eq!(mailbox.post(bomb.clone(), &Gate::open()), Posted::Taken);
+    assert!(!mailbox.has_room());
+    assert_eq!(mailbox.post(bomb, &Gate::open()), Posted::Shed);
+    assert!(mailbox.next(true).is_some() && mailbox.has_room());
+}
+
+#[test]
+fn a_stored_queue_is_in_memory_up_to_so_many_bytes() {
+    let mailbox = mailbox();
+    let large = |position| {
+        let mut large = queued(position);
+        large.message.payload = Bytes::from(vec![0; 200 * 1_024]);
+        large
+    };
+    (1..=10).for_each(|position| mailbox.post_queued(large(position)));
+    assert_eq!(mailbox.queued_len(), 6, "what goes beyond a MiB is left in the store");
+    assert!((1..=6).all(|_| mailbox.next(true).is_some()) && mailbox.is_behind());
+    mailbox.begin_read();
+    (7..=10).for_each(|position| mailbox.post_read(large(position)));
+    assert!(mailbox.caught_up());
+    mailbox.post_queued(large(11));
+    assert_eq!(mailbox.queued_len(), 5, "what was taken makes room");
 }
