@@ -26,6 +26,11 @@ pub(crate) const HARD_FACTOR: usize = 16;
 /// The most messages of a persistent session that wait in memory, or [`SOFT_BYTES_MAX`]; the others are read from the store.
 pub(crate) const QUEUED_IN_MEMORY_MAX: usize = 512;
 
+/// Behind so many messages, a payload of at most [`APART_BYTES_MAX`] waits in memory of its own: in that of the read in which it
+/// came, it would keep 16 KiB and more for a byte that counts as one. Whoever keeps up has no such copies.
+pub(crate) const APART_BEHIND: usize = 64;
+const APART_BYTES_MAX: usize = 4 * 1024;
+
 /// Something to be written to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
@@ -130,6 +135,7 @@ impl Queues {
 
     fn push_queued(&mut self, outgoing: Outgoing) {
         self.queued_bytes += size(&outgoing);
+        let outgoing = apart(outgoing, self.queued.len());
         self.queued.push_back(outgoing);
     }
 
@@ -143,6 +149,7 @@ impl Queues {
 
     fn push_data(&mut self, outgoing: Outgoing) {
         self.data_bytes += size(&outgoing);
+        let outgoing = apart(outgoing, self.data.len());
         self.data.push_back(outgoing);
     }
 }
@@ -423,6 +430,14 @@ impl Mailbox {
 /// A new one, shared.
 pub(crate) fn mailbox() -> Arc<Mailbox> {
     Arc::new(Mailbox::default())
+}
+
+fn apart(mut outgoing: Outgoing, behind: usize) -> Outgoing {
+    let payload = &mut outgoing.message.payload;
+    if behind >= APART_BEHIND && payload.len() <= APART_BYTES_MAX {
+        *payload = Bytes::copy_from_slice(payload);
+    }
+    outgoing
 }
 
 fn size(outgoing: &Outgoing) -> usize {

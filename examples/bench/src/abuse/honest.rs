@@ -43,6 +43,15 @@ pub(super) struct Honest {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Shared {
+    /// What was asked and not answered is lost with the connection.
+    fn give_up(&mut self, error: &BenchError) {
+        self.lost += self.asked - self.answered;
+        self.answered = self.asked;
+        self.trouble.get_or_insert(error.to_string());
+    }
+}
+
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -59,11 +68,7 @@ impl Honest {
             runtime.block_on(async {
                 while !stop.load(Ordering::Relaxed) {
                     if let Err(error) = talk(&broker, &told, &stop).await {
-                        let mut told = lock(&told);
-                        told.lost += told.asked - told.answered;
-                        told.answered = told.asked;
-                        told.trouble.get_or_insert(error.to_string());
-                        drop(told);
+                        lock(&told).give_up(&error);
                         sleep(PERIOD).await;
                     }
                 }

@@ -13,6 +13,8 @@ behaviours! {
     never_puback,
     /// A subscriber that reads QoS 2 and never says PUBREC
     never_pubrec,
+    /// Messages of a byte, each in a read of 16 KB, for subscribers that acknowledge nothing
+    small_messages_in_large_reads,
     /// A subscriber that says PUBREC and never PUBCOMP
     never_pubcomp,
     /// A writer at QoS 2 that never says PUBREL
@@ -87,6 +89,30 @@ async fn never_pubrec(field: &Field) -> Verdict {
         came if came <= WINDOW => Ok(format!("{came} of {count} were sent, the others wait")),
         came => wrong(format!("{came} were sent without an acknowledgement")),
     }
+}
+
+/// As many as a mailbox takes: 4,096.
+const WAITING: u16 = 4_000;
+
+async fn small_messages_in_large_reads(field: &Field) -> Verdict {
+    let topics = ["a", "b", "c", "d"].map(|name| format!("hostile/small/{name}"));
+    let (mut crowd, mut writer) = (Vec::new(), field.online(V5).await?);
+    for topic in &topics {
+        crowd.push(field.deaf(topic, 1).await?);
+        // What comes behind a message that is beyond the window waits, at QoS 0 too.
+        for id in 1..=65 {
+            writer.send(&publish(topic, 2, id, &[], b"x")).await?;
+            writer.expect(0x40).await?;
+        }
+        let filling = publish("hostile/small/nobody", 0, 0, &[], &[0; 15_000]);
+        let pair = [publish(topic, 0, 0, &[], b"x"), filling].concat();
+        for _ in 0..WAITING {
+            writer.send(&pair).await?;
+        }
+        writer.send(&[0xC0, 0]).await?;
+        writer.expect(0xD0).await?;
+    }
+    Ok(format!("{WAITING} wait for each of {}", crowd.len()))
 }
 
 async fn never_pubcomp(field: &Field) -> Verdict {

@@ -21,8 +21,8 @@ use crate::{
     node::{
         gate::Gate,
         mailbox::{
-            Completion, HARD_FACTOR, Kind, Letters, Mailbox, Outgoing, Posted, QUEUED_IN_MEMORY_MAX, SOFT_MESSAGES_MAX,
-            mailbox,
+            APART_BEHIND, Completion, HARD_FACTOR, Kind, Letters, Mailbox, Outgoing, Posted, QUEUED_IN_MEMORY_MAX,
+            SOFT_MESSAGES_MAX, mailbox,
         },
     },
     router::Identifiers,
@@ -396,4 +396,28 @@ fn a_stored_queue_is_in_memory_up_to_so_many_bytes() {
     assert!(mailbox.caught_up());
     mailbox.post_queued(large(11));
     assert_eq!(mailbox.queued_len(), 5, "what was taken makes room");
+}
+
+#[test]
+fn a_small_message_that_waits_keeps_no_read_alive() {
+    let mailbox = mailbox();
+    let of_a_read = |kind, qos| {
+        let read = Bytes::from(vec![b'x'; 16 * 1_024]);
+        let mut outgoing = outgoing("", qos, kind);
+        outgoing.message.payload = read.slice(100..101);
+        (read, outgoing)
+    };
+    let mut reads = Vec::new();
+    for position in 0..100 {
+        let (read, data) = of_a_read(Kind::Passing, QoS::AtMostOnce);
+        assert_eq!(mailbox.post(data, &Gate::open()), Posted::Taken);
+        reads.push(read);
+        let queued = Kind::Queued { position: Position(position + 1), released: false, dup: false };
+        let (read, queued) = of_a_read(queued, QoS::AtLeastOnce);
+        mailbox.post_queued(queued);
+        reads.push(read);
+    }
+    let kept = reads.iter().filter(|read| !read.is_unique()).count();
+    assert_eq!(kept, 2 * APART_BEHIND);
+    assert_eq!(texts(&mailbox, true), vec!["x"; 200]);
 }
