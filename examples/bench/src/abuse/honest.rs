@@ -47,6 +47,15 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Shared {
+    /// The connection is lost, and with it what was not answered.
+    fn gave_up(&mut self, error: &BenchError) {
+        self.lost += self.asked - self.answered;
+        self.answered = self.asked;
+        self.trouble.get_or_insert(error.to_string());
+    }
+}
+
 impl Honest {
     pub(super) fn start(broker: Broker) -> Result<Self, BenchError> {
         let (shared, ended) = (Arc::new(Mutex::new(Shared::default())), Arc::new(AtomicBool::new(false)));
@@ -59,11 +68,7 @@ impl Honest {
             runtime.block_on(async {
                 while !stop.load(Ordering::Relaxed) {
                     if let Err(error) = talk(&broker, &told, &stop).await {
-                        let mut told = lock(&told);
-                        told.lost += told.asked - told.answered;
-                        told.answered = told.asked;
-                        told.trouble.get_or_insert(error.to_string());
-                        drop(told);
+                        lock(&told).gave_up(&error);
                         sleep(PERIOD).await;
                     }
                 }
