@@ -22,6 +22,8 @@ mod services;
 #[cfg(feature = "device")]
 mod sessions;
 #[cfg(feature = "device")]
+mod simulation;
+#[cfg(feature = "device")]
 mod twins;
 
 use iot_core::{
