@@ -190,7 +190,7 @@ impl World {
         match self.rng.below(20) {
             // Of one publisher each and with one QoS, so that there is a newest: QoS 1 that is repeated comes after QoS 2 that is not.
             0..4 => {
-                let qos = if who % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+                let qos = if who.is_multiple_of(2) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
                 party.publish(oracle, &format!("r/{who}"), qos, true, 0);
             }
             4..7 => drop(party.publish(oracle, "s/0", qos, false, 0)),
@@ -522,16 +522,13 @@ impl World {
 // === Runs ===
 
 /// Runs seeds from `first` on over as many threads as there are, and tells of those that fail.
-#[expect(clippy::print_stderr, reason = "the counts are what a run is read for")]
 fn run_all(first: u64, count: u64) {
     let started = std::time::Instant::now();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let worker = |thread: u64| {
-        move || {
-            (first + thread..first + count).step_by(threads as usize).map(|seed| (seed, run(seed))).collect::<Vec<_>>()
-        }
+        move || (first + thread..first + count).step_by(threads).map(|seed| (seed, run(seed))).collect::<Vec<_>>()
     };
-    let workers: Vec<_> = (0..threads).map(|thread| std::thread::spawn(worker(thread))).collect();
+    let workers: Vec<_> = (0..threads as u64).map(|thread| std::thread::spawn(worker(thread))).collect();
     let outcomes: Vec<_> = workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     for (_, outcome) in &outcomes {

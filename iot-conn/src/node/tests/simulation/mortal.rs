@@ -244,11 +244,9 @@ impl Mortal {
             Packet::ConnAck(ack) if !ack.reason.is_error() => self.connected(now, ack.session_present, oracle),
             Packet::ConnAck(_) => self.online = false,
             Packet::PingResp => self.answers = None,
-            Packet::SubAck(ack) => {
-                if ack.reasons.iter().all(|reason| !reason.is_error()) {
-                    self.subscribed = true;
-                    oracle.subscribed(self.who, FILTER);
-                }
+            Packet::SubAck(ack) if ack.reasons.iter().all(|reason| !reason.is_error()) => {
+                self.subscribed = true;
+                oracle.subscribed(self.who, FILTER);
             }
             Packet::Publish(publish) => {
                 let is_new = match (publish.qos, publish.packet_id) {

@@ -152,7 +152,7 @@ impl Link {
     /// Whether anything can still happen here.
     pub(super) fn is_alive(&self) -> bool {
         let ways = lock(&self.0);
-        !ways.dead && !(ways.up.is_over() || ways.up.cut)
+        !(ways.dead || ways.up.is_over() || ways.up.cut)
     }
 }
 

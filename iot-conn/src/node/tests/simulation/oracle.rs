@@ -94,12 +94,11 @@ impl Oracle {
         self.tick
     }
 
-    #[expect(clippy::print_stderr, reason = "asked for by who looks for the cause of a failure")]
     pub(super) fn tell(&self, line: &str) {
         eprintln!("{line}");
     }
 
-    pub(super) fn complain(&mut self, complaint: String) {
+    pub(super) fn complain(&mut self, complaint: impl std::fmt::Display) {
         let queues = if self.short_queues { " (short queues)" } else { "" };
         self.complaints.push(format!("tick {}{queues}: {complaint}", self.tick));
     }
