@@ -567,7 +567,7 @@ fn every_promise_is_kept() {
         if std::env::var_os("IOT_LONG").is_some() {
             10_000
         } else {
-            std::env::var("SIMULATION_COUNT").map_or(80, |count| count.parse().unwrap())
+            std::env::var("SIMULATION_COUNT").map_or(100, |count| count.parse().unwrap())
         },
     );
 }
