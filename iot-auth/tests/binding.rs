@@ -17,7 +17,7 @@ use iot_core::{
     access::{Permission, Principal},
     binding::{BINDING_TTL, BindRefusal, Binding, Fate, Owned},
     code::Code,
-    device::{Device, Encoding, Stage},
+    device::{Device, Product, Stage},
     home::{HOME_DEVICES_MAX, Home, Role, Ruling},
     id::{HomeId, OwnershipEpoch, ProductId},
     secret::Secret,
@@ -451,7 +451,8 @@ async fn what_the_vendor_places_is_not_bound_and_homes_of_people_are_not_the_ven
     let lamp = bound(bind(&cloud, &ada, &asked(&code, &own, "lamp-1")).await);
     assert_eq!(lamp.home.as_ref(), Some(&own));
     let product = ProductId::parse("lamp").unwrap();
-    let _put = cloud.auth.put_product(&vendor, &product, "Lamp", Encoding::Json).await.unwrap();
+    let _put =
+        cloud.auth.put_product(&vendor, Product::new(vendor.tenant.clone(), product.clone(), "Lamp")).await.unwrap();
     let csv = format!("device_id,p_code,home\nsly,SLY,{own}\n");
     let imported = cloud.auth.import_units(&vendor, &product, csv.as_bytes()).await.unwrap();
     assert!(matches!(imported, Import::Rejected(_)), "{imported:?}");

@@ -32,6 +32,8 @@ pub mod http;
 #[cfg(feature = "server")]
 pub mod node;
 #[cfg(feature = "server")]
+mod recent;
+#[cfg(feature = "server")]
 pub mod transport;
 #[cfg(feature = "server")]
 pub mod twin;

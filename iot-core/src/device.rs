@@ -53,9 +53,17 @@ pub struct Product {
     /// Of payloads towards the device.
     #[serde(default)]
     pub encoding: Encoding,
+    /// Its devices come first when many want to connect at once: locks and heaters before lamps.
+    #[serde(default)]
+    pub critical: bool,
 }
 
 impl Product {
+    /// One with JSON towards its devices, which are not critical.
+    pub fn new(tenant: TenantId, id: ProductId, name: impl Into<String>) -> Self {
+        Self { tenant, id, name: name.into(), encoding: Encoding::default(), critical: false }
+    }
+
     /// Its key in a store.
     pub fn key_of(tenant: &TenantId, id: &ProductId) -> Key {
         Key::new(Self::KIND, format!("{tenant}/{id}"))

@@ -129,11 +129,15 @@ pub struct ErrorBody<'a> {
 pub struct StatusBody {
     /// Connected or not.
     pub online: bool,
-    /// Since when.
+    /// `online`, `suspect` (silent for longer than it said it would be, or its server was lost), or `offline`.
+    pub state: Cow<'static, str>,
+    /// Since when it is connected or not.
     pub since: Timestamp,
     /// Why it went, when it has gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Grows with every change: the greatest is the latest, in whatever order they come.
+    pub epoch: u64,
 }
 
 /// Reads `up/telemetry`: one sample or an array of them.

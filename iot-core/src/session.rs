@@ -41,6 +41,12 @@ impl SessionId {
         self.0.split_once('/').map_or("", |(tenant, _)| tenant)
     }
 
+    /// The device whose session it is, if it is one's.
+    pub fn as_device(&self) -> Option<(TenantId, DeviceId)> {
+        let (tenant, rest) = self.0.split_once('/')?;
+        Some((tenant.parse().ok()?, rest.strip_prefix("d/")?.parse().ok()?))
+    }
+
     /// The text under which a store keeps it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -51,7 +51,11 @@ def connect(order):
     client.on_publish = lambda c, u, mid, reason, p: tell("publish", reason=number(reason))
     client.on_subscribe = lambda c, u, mid, reasons, p: tell("subscribe", reasons=[number(r) for r in reasons])
     client.on_disconnect = lambda c, u, flags, reason, p: tell(
-        "disconnect", reason=number(reason), by_server=bool(flags.is_disconnect_packet_from_server)
+        "disconnect",
+        reason=number(reason),
+        by_server=bool(flags.is_disconnect_packet_from_server),
+        user=getattr(p, "UserProperty", []),
+        server_reference=getattr(p, "ServerReference", None),
     )
     if "ca" in order:
         client.tls_set(ca_certs=order["ca"], certfile=order.get("certificate"), keyfile=order.get("key"))

@@ -222,6 +222,16 @@ impl Cloud {
         self.run.take().expect("the server runs").terminate()
     }
 
+    /// Sends a signal, and waits for nothing.
+    pub fn signal(&self, signal: Signal) {
+        self.run.as_ref().expect("the server runs").process.signal(signal);
+    }
+
+    /// Waits for the end of a server that was told to end.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.run.take().expect("the server runs").process.end(DRAINED_WITHIN)
+    }
+
     /// SIGTERM; answers what the run has printed and logged from its beginning to its end.
     pub fn end(&mut self) -> (String, String) {
         let mut process = self.run.take().expect("the server runs").process;

@@ -133,6 +133,14 @@ impl Paho {
         self.event("publish", |_| true)["reason"].as_u64().expect("it is a number")
     }
 
+    /// Publishes with these members, until it is complete or the connection is over: then that event is the answer.
+    #[track_caller]
+    pub fn publish_or_leave(&mut self, options: &Value) -> Option<Value> {
+        self.tell("publish", options);
+        let event = self.first(&["publish", "disconnect"]);
+        (event["on"] == "disconnect").then_some(event)
+    }
+
     /// Waits for a message on a topic.
     #[track_caller]
     pub fn message(&mut self, topic: &str) -> Value {
@@ -159,11 +167,21 @@ impl Paho {
     /// Waits for the oldest event of a kind that `is_it` and was not answered before; others stay for later.
     #[track_caller]
     pub fn event(&mut self, kind: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
-        until(&format!("paho to tell of: {kind}"), SOON, || {
+        self.find(kind, |event| event["on"] == kind && is_it(event))
+    }
+
+    #[track_caller]
+    fn first(&mut self, kinds: &[&str]) -> Value {
+        self.find(&kinds.join(" or "), |event| kinds.iter().any(|kind| event["on"] == *kind))
+    }
+
+    #[track_caller]
+    fn find(&mut self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
+        until(&format!("paho to tell of: {what}"), SOON, || {
             let lines = self.process.out();
             self.events.extend(lines[self.seen..].iter().filter_map(|line| serde_json::from_str(line).ok()));
             self.seen = lines.len();
-            let at = self.events.iter().position(|event| event["on"] == kind && is_it(event))?;
+            let at = self.events.iter().position(&mut is_it)?;
             Some(self.events.remove(at))
         })
     }

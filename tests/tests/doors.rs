@@ -4,6 +4,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +13,7 @@ use iot_conn::transport::ServerCertificate;
 use iot_tests::{
     cloud::Cloud,
     http::Api,
+    tools::{Paho, mosquitto_pub},
     unit::{Unit, tls_without_certificate},
     wait::until,
 };
@@ -21,6 +23,7 @@ use rustls::{
     pki_types::{PrivateKeyDer, ServerName},
     sign::CertifiedKey,
 };
+use serde_json::json;
 
 /// The server's, by default.
 const HANDSHAKES_MAX: usize = 256;
@@ -221,4 +224,42 @@ fn a_balancer_says_where_clients_are() {
     let neighbour = header(Some([203, 0, 113, 8]));
     assert_eq!(answer(mqtt, &neighbour, &token), Some(BAD_USER_NAME_OR_PASSWORD), "another one is heard");
     assert_eq!(answer(mqtt, &here, &token), Some(0));
+}
+
+/// MQTT, MQTT over WebSocket and HTTP with TLS on one port, for clients that name their protocol and for those that do not.
+#[test]
+fn one_port_is_enough() {
+    let cloud = Cloud::start(&["--tls", "127.0.0.1:0", "--allow-anonymous"]);
+    let (address, ca) = (cloud.address("tls"), cloud.ca());
+    let (port, ca) = (address.port().to_string(), ca.to_str().unwrap().to_owned());
+    let mut paho = Paho::online(
+        &json!({"id": "ws", "host": "localhost", "port": address.port(), "transport": "websockets", "ca": ca}),
+    );
+    paho.subscribe("a/#", 1);
+    let base = ["-h", "localhost", "-p", &port, "--cafile", &ca, "-q", "1", "-t", "a/b"];
+    for protocol in [&["--tls-alpn", "mqtt"][..], &["--tls-alpn", "x-amzn-mqtt-ca"], &[]] {
+        let said = format!("by {protocol:?}");
+        mosquitto_pub(&[&base[..], &["-m", &said], protocol].concat());
+        assert_eq!(paho.message("a/b")["payload"], said);
+    }
+    let url = format!("https://localhost:{port}");
+    for protocol in [&["--alpn"][..], &["--no-alpn"], &["--http2"]] {
+        let curl = |path: &str| {
+            let url = format!("{url}{path}");
+            let answer = Command::new("curl").args(["-sSi", "--cacert", &ca, &url]).args(protocol).output().unwrap();
+            assert!(answer.status.success(), "{protocol:?}: {answer:?}");
+            String::from_utf8(answer.stdout).unwrap()
+        };
+        assert!(curl("/healthz").ends_with("ok\n"));
+        assert!(curl("/mqttx").starts_with("HTTP/1.1 "), "another path than the WebSocket's is for HTTP");
+        assert!(curl("/v1/devices").starts_with("HTTP/1.1 401"), "the API is guarded here as elsewhere");
+    }
+    let refused = shake(address, &tls_offering(&ca, b"h2"), "localhost").unwrap_err();
+    assert_eq!(refused, Error::AlertReceived(AlertDescription::NoApplicationProtocol));
+}
+
+fn tls_offering(ca: &str, protocol: &[u8]) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::clone(&tls_without_certificate(&std::fs::read_to_string(ca).unwrap()));
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
 }

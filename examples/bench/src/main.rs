@@ -12,6 +12,7 @@ mod connect;
 mod fleet;
 mod flood;
 mod flow;
+mod handshake;
 mod histogram;
 mod latency;
 mod options;
@@ -77,6 +78,7 @@ async fn measure(bench: Bench) -> Result<Outcome, BenchError> {
         Bench::FanOut(options) => flow::fan_out(options).await,
         Bench::Flood(options) => flood::measure(options).await,
         Bench::Latency(options) => latency::measure(options).await,
+        Bench::Handshake(options) => handshake::measure(&options),
         Bench::Connect(options) => connect::measure(options).await,
         Bench::DeviceTelemetry(options) => telemetry::measure(options).await,
         Bench::CommandLatency(options) => command::measure(options).await,

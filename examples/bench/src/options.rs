@@ -14,7 +14,10 @@ use iot_device::{
     options::{CloudUrl, Endpoint, InvalidAddress, is_loopback},
     tls::{Authority, anonymous_config},
 };
-use tokio_rustls::{TlsConnector, rustls::ClientConfig};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, client::Resumption},
+};
 
 use crate::BenchError;
 
@@ -40,6 +43,8 @@ pub(crate) enum Bench {
     Flood(Flood),
     /// Idle connections with a subscription each: memory and CPU of the server
     Connect(Connect),
+    /// TLS handshakes of rustls alone, within this process: full, with a client's certificate, resumed
+    Handshake(Handshake),
     /// Claimed devices send telemetry at QoS 1 as fast as they are acknowledged
     DeviceTelemetry(DeviceTelemetry),
     /// Commands over HTTP at a fixed rate: time until the device's answer
@@ -55,6 +60,9 @@ pub(crate) struct Broker {
     /// PEM file with the CA of the broker, for mqtts
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Resume TLS sessions, instead of a full handshake for each connection
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// API token; better given as the variable. Without it the clients are anonymous
     #[arg(long, value_name = "TOKEN", env = "IOT_TOKEN", hide_env_values = true, value_parser = secret)]
     pub(crate) token: Option<Secret>,
@@ -81,7 +89,10 @@ impl Broker {
         let unusable = |error: &dyn std::error::Error| BenchError::Options(format!("{}: {error}", path.display()));
         let pem = fs::read(path).map_err(|error| unusable(&error))?;
         let authority = Authority::from_pem(&pem).map_err(|error| unusable(&error))?;
-        let config = anonymous_config(&authority).map_err(|error| unusable(&error))?;
+        let mut config = anonymous_config(&authority).map_err(|error| unusable(&error))?;
+        if !self.resume {
+            Arc::make_mut(&mut config).resumption = Resumption::disabled();
+        }
         Ok(Some(Arc::clone(self.tls.get_or_init(|| config)).into()))
     }
 
@@ -116,6 +127,13 @@ pub(crate) struct Load {
     /// Size of a payload
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub(crate) bytes: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Handshake {
+    /// How many of each kind
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) handshakes: u32,
 }
 
 #[derive(Debug, Args)]

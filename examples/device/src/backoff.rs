@@ -8,6 +8,9 @@ pub const WAIT_MIN: Duration = Duration::from_millis(500);
 /// The longest wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// The longest that the cloud may tell a device to stay away; a longer time is taken as this.
+pub const TOLD_MAX: Duration = Duration::from_secs(900);
+
 /// A connection that lived so long counts as a success: the next failure is a first one.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 

@@ -171,6 +171,8 @@ pub(crate) struct Unit {
     next_sample: Instant,
     /// Since when it is connected.
     connected: Option<Instant>,
+    /// How long the cloud told it to stay away.
+    retry_after: Option<Duration>,
 }
 
 /// How a connection ended.
@@ -209,6 +211,7 @@ impl Unit {
             started,
             next_sample: started,
             connected: None,
+            retry_after: None,
             shared,
         };
         unit.report_boot();
@@ -225,7 +228,10 @@ impl Unit {
             }
             let End::Lost(why) = end else { return Ok(()) };
             failures = if lived.is_some_and(|lived| lived >= backoff::STABLE_AFTER) { 1 } else { failures + 1 };
-            let wait = backoff::wait(failures, random());
+            let wait = match self.retry_after.take() {
+                Some(told) => told.min(backoff::TOLD_MAX),
+                None => backoff::wait(failures, random()),
+            };
             self.shared.console.retries(self.id.as_str(), &why, wait);
             if self.pause(Instant::now() + wait, shutdown).await? {
                 return Ok(());
@@ -309,8 +315,16 @@ impl Unit {
                     self.shared.console.connected(&self.id, connected.session_present);
                     self.introduce();
                 }
-                Event::Refused(refused) => return Some(told("refused", refused.reason, refused.reason_string)),
-                Event::Disconnected(cause) => return Some(describe(cause)),
+                Event::Refused(refused) => {
+                    self.retry_after = refused.retry_after;
+                    return Some(told("refused", refused.reason, refused.reason_string));
+                }
+                Event::Disconnected(cause) => {
+                    if let Cause::Server { retry_after, .. } = &cause {
+                        self.retry_after = *retry_after;
+                    }
+                    return Some(describe(cause));
+                }
                 Event::Message(message) => self.handle_message(&message),
                 Event::Published { token, reason } => {
                     self.services.acknowledged(token, reason.is_error());

@@ -25,8 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .consumer("logic".parse()?, BoxCloneSyncService::new(tower::ServiceExt::map_err(logic, Into::into)))
         .build();
     let address = "127.0.0.1:1883".parse()?;
-    let listener =
-        Listener { name: "mqtt", address, tls: None, websocket: false, anonymous: true, balancers: Vec::new() };
+    let listener = Listener { anonymous: true, ..Listener::new("mqtt", address) };
     node.serve(Bound::bind(vec![listener])?, std::future::pending()).await?;
     Ok(())
 }

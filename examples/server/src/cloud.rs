@@ -17,9 +17,9 @@ use iot_auth::{
 };
 use iot_conn::{
     bus::InProcess,
-    node::{Append, Hinting, Node},
+    node::{Append, Drain, Hinting, Node},
     push::webhook::{Client, WebhookLimits, Webhooks, native_roots},
-    transport::ServerCertificate,
+    transport::{AcceptorLimits, ServerCertificate},
     twin::{self, Twins},
 };
 use iot_core::{
@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
+    activation::Inherited,
     banner::Banner,
     console::{self, Console},
     data_folder::DataFolder,
@@ -115,9 +116,9 @@ pub(crate) async fn reset_admin(options: &Options) -> Result<Secret, Failure> {
 }
 
 /// Runs the cloud until it is told to end, or a part of it ends.
-pub(crate) async fn run(options: Options) -> Result<(), Failure> {
+pub(crate) async fn run(options: Options, inherited: Inherited) -> Result<(), Failure> {
     let mut signals = signalled()?;
-    let sockets = Sockets::bind(&options)?;
+    let sockets = Sockets::bind(&options, inherited)?;
     let recorder = observability::metrics()?;
     let kept = Kept::open(&options).await?;
     let (auth, identity) = kept.auth(&options).await?;
@@ -128,7 +129,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
 
     let address = options.public_url.clone().unwrap_or_else(|| sockets.http_address());
     let webhooks = webhooks(&kept, options.webhooks_to_loopback).await?;
-    let Parts { node, twins, ota, downlink } = parts(&kept, &auth, &webhooks, &address)?;
+    let Parts { node, twins, ota, downlink } = parts(&kept, &auth, &webhooks, &address, drain(&options))?;
 
     let context = GuardContext::new(kept.stores.meta.clone(), kept.keys.clone(), kept.clock.clone());
     let ready = Arc::new(AtomicBool::new(false));
@@ -153,7 +154,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let demo = sockets.demo(&options, &kept.folder);
     let mut supervisor = Supervisor::default();
     let Sockets { mqtt, http: http_socket, https: https_socket } = sockets;
-    let bound = bound(mqtt, &mqtt_tls, &options)?;
+    let door = http::door(with_identity(true), stopped.clone());
+    let bound = bound(mqtt, &mqtt_tls, &door, &options)?;
     let serving = node.clone();
     let node_stop = stopped.clone();
     supervisor.spawn("node", async move {
@@ -211,7 +213,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let ended = supervisor.watch(signals.received()).await;
     ready.store(false, Ordering::Release);
     stop.send_replace(true);
-    let drained = supervisor.drain().await;
+    let drained = supervisor.drain(Duration::from_secs(u64::from(options.drain_seconds))).await;
     upkeep.abort();
     pulse.abort();
     sweeper.abort();
@@ -242,7 +244,21 @@ async fn webhooks(kept: &Kept, to_loopback: bool) -> Result<Arc<Webhooks>, Failu
 }
 
 /// The crates, joined. `address` is where devices load updates from.
-fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str) -> Result<Parts, Failure> {
+fn drain(options: &Options) -> Drain {
+    let within = Duration::from_secs(u64::from(options.drain_seconds));
+    // Without a rate, as many as are to be gone in time if the node is full.
+    let all_in_time = AcceptorLimits::default().connections_max as u64 / u64::from(options.drain_seconds.max(1));
+    let per_s = options.drain_rate.unwrap_or(u32::try_from(all_in_time).unwrap_or(u32::MAX));
+    Drain { per_s, within, server_reference: options.server_reference.as_deref().map(Into::into) }
+}
+
+fn parts(
+    kept: &Kept,
+    auth: &Arc<Auth>,
+    webhooks: &Arc<Webhooks>,
+    address: &str,
+    drain: Drain,
+) -> Result<Parts, Failure> {
     let (meta, keys, clock) = (&kept.stores.meta, kept.keys.clone() as Arc<dyn KeyRing>, &kept.clock);
     let named = |name: &str| name.parse().expect("it is an identifier");
     let ingest = ServiceBuilder::new() // your checks on batches of reports, before they are stored: .layer(…)
@@ -254,6 +270,7 @@ fn parts(kept: &Kept, auth: &Arc<Auth>, webhooks: &Arc<Webhooks>, address: &str)
     let ota = Arc::new(Ota::new(meta.clone(), Arc::new(kept.blobs.clone()), keys, clock.clone(), address));
     let node = builder
         .limits(Limits::default())
+        .drain(drain)
         .bus(kept.bus.clone())
         .authenticate_with(auth.authenticator(), auth.clone() as Arc<dyn Access>)
         .ingest(BoxCloneSyncService::new(ingest))

@@ -12,7 +12,7 @@ use iot_auth::{
 };
 use iot_core::{
     access::{Principal, Subject},
-    device::Encoding,
+    device::Product,
     id::{HomeId, ProductId, TokenId},
     store::Index,
 };
@@ -57,7 +57,10 @@ impl Demo {
         let by = demo_principal();
         let product = ProductId::parse(PRODUCT).expect("it is an identifier");
         let home = HomeId::parse(HOME).expect("it is an identifier");
-        let _replaced = auth.put_product(&by, &product, "Simulated device", Encoding::Json).await.map_err(failed)?;
+        let _replaced = auth
+            .put_product(&by, Product::new(by.tenant.clone(), product.clone(), "Simulated device"))
+            .await
+            .map_err(failed)?;
         let _replaced = auth.put_home(&by, &home, "Demo home").await.map_err(failed)?;
         let index = Index::new("device", "product", format!("{}/{product}", by.tenant));
         let there = auth.meta().count(&index).await.map_err(|error| Failure::of("--demo: ", &error))?;

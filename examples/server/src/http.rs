@@ -23,6 +23,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use iot_conn::transport::HttpDoor;
 use iot_core::problem::Problem;
 use iot_http::{Doc, Guard, GuardContext, Peer, ProblemResponse, Routes};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -210,6 +211,25 @@ pub(crate) async fn serve(
     if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
         tracing::warn!("some HTTP requests did not end in time");
     }
+}
+
+/// Serves connections that another listener has accepted.
+pub(crate) fn door(router: Router, stopped: watch::Receiver<bool>) -> HttpDoor {
+    Arc::new(move |stream, peer| {
+        let (router, mut stopped) = (router.clone(), stopped.clone());
+        Box::pin(async move {
+            let graceful = GracefulShutdown::new();
+            let mut served = std::pin::pin!(connection(stream, peer, router, graceful.watcher()));
+            tokio::select! {
+                () = &mut served => return,
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+            let both = async { tokio::join!(served, graceful.shutdown()) };
+            if tokio::time::timeout(DRAIN_MAX, both).await.is_err() {
+                tracing::warn!(%peer, "an HTTP request did not end in time");
+            }
+        })
+    })
 }
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

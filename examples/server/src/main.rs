@@ -1,6 +1,7 @@
 //! A complete IoT cloud in one process, made of the iot crates. `cloud.rs` is where they are joined, `logic.rs` where your
 //! own cloud logic goes.
 
+mod activation;
 mod backup;
 mod banner;
 mod cloud;
@@ -73,7 +74,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
         None => {
             let options = cli.settings.resolve()?;
             observability::log(&options.log)?;
-            runtime.block_on(cloud::run(options))
+            let inherited = activation::Inherited::of_service_manager()?;
+            runtime.block_on(cloud::run(options, inherited))
         }
     };
     runtime.shutdown_timeout(END_WITHIN);

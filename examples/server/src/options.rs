@@ -82,6 +82,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "ADDR|off", env = "IOT_WSS")]
     wss: Option<Listen>,
 
+    /// MQTT, MQTT over WebSocket and HTTP, all with TLS on one port, told apart by ALPN (mqtt or x-amzn-mqtt-ca, http/1.1) or the first bytes [default: off]
+    #[arg(long, value_name = "ADDR|off", env = "IOT_TLS")]
+    tls: Option<Listen>,
+
     /// HTTP [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR|off", env = "IOT_HTTP")]
     http: Option<Listen>,
@@ -110,6 +114,18 @@ pub(crate) struct Settings {
     /// A network of load balancers in front of the MQTT listeners, such as 10.0.0.0/8: all connections must come from them and begin with a header of the PROXY protocol, version 2; repeatable, or with commas
     #[arg(long, value_name = "NETWORK", env = "IOT_BALANCER", value_delimiter = ',')]
     balancer: Option<Vec<Network>>,
+
+    /// Hand MQTT clients away over so many seconds when the server is told to end, instead of all at once [default: 0]
+    #[arg(long, value_name = "S", env = "IOT_DRAIN_SECONDS", value_parser = clap::value_parser!(u32).range(0..=i64::from(DRAIN_S_MAX)))]
+    drain_seconds: Option<u32>,
+
+    /// How many clients a second are handed away [default: all within the --drain-seconds]
+    #[arg(long, value_name = "N", env = "IOT_DRAIN_RATE", value_parser = clap::value_parser!(u32).range(1..))]
+    drain_rate: Option<u32>,
+
+    /// Where clients of MQTT 5 are to go when this server ends, HOST or HOST:PORT
+    #[arg(long, value_name = "HOST", env = "IOT_SERVER_REFERENCE")]
+    server_reference: Option<String>,
 
     /// Where devices reach this server over HTTP, such as <https://cloud.example> [default: its own listener]
     #[arg(long, value_name = "URL", env = "IOT_PUBLIC_URL")]
@@ -142,6 +158,9 @@ pub(crate) struct Settings {
     name: Option<Vec<String>>,
 }
 
+/// The longest that clients are handed away.
+const DRAIN_S_MAX: u32 = 3_600;
+
 /// The most simulated devices.
 const DEMO_MAX: u32 = 5_000;
 
@@ -155,12 +174,16 @@ pub(crate) struct Options {
     pub(crate) mqtts: Listen,
     pub(crate) ws: Listen,
     pub(crate) wss: Listen,
+    pub(crate) tls: Listen,
     pub(crate) http: Listen,
     pub(crate) https: Listen,
     pub(crate) log: String,
     pub(crate) demo: u32,
     pub(crate) allow_anonymous: bool,
     pub(crate) balancers: Vec<Network>,
+    pub(crate) drain_seconds: u32,
+    pub(crate) drain_rate: Option<u32>,
+    pub(crate) server_reference: Option<String>,
     pub(crate) names: Vec<String>,
     pub(crate) public_url: Option<String>,
     pub(crate) webhooks_to_loopback: bool,
@@ -266,12 +289,16 @@ impl Settings {
             mqtts: self.mqtts.or(file.mqtts).unwrap_or(Listen::local(8883)),
             ws: self.ws.or(file.ws).unwrap_or(Listen::local(8083)),
             wss: self.wss.or(file.wss).unwrap_or(Listen::local(8084)),
+            tls: self.tls.or(file.tls).unwrap_or(Listen::Off),
             http: self.http.or(file.http).unwrap_or(Listen::local(8080)),
             https: self.https.or(file.https).unwrap_or(Listen::Off),
             log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
             demo: self.demo.or(file.demo).unwrap_or(0),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous).unwrap_or(false),
             balancers: self.balancer.or(file.balancer).unwrap_or_default(),
+            drain_seconds: self.drain_seconds.or(file.drain_seconds).unwrap_or(0),
+            drain_rate: self.drain_rate.or(file.drain_rate),
+            server_reference: self.server_reference.or(file.server_reference),
             names: self.name.or(file.name).unwrap_or_default(),
             webhooks_to_loopback: self.webhooks_to_loopback.or(file.webhooks_to_loopback).unwrap_or(false),
             public_url: self.public_url.or(file.public_url),
@@ -304,9 +331,14 @@ pub(crate) fn one_line(text: &str) -> String {
 impl Options {
     fn check(&self) -> Result<(), Failure> {
         if self.allow_anonymous {
-            for (name, listen) in
-                [("--mqtt", self.mqtt), ("--mqtts", self.mqtts), ("--ws", self.ws), ("--wss", self.wss)]
-            {
+            let of_mqtt = [
+                ("--mqtt", self.mqtt),
+                ("--mqtts", self.mqtts),
+                ("--ws", self.ws),
+                ("--wss", self.wss),
+                ("--tls", self.tls),
+            ];
+            for (name, listen) in of_mqtt {
                 if listen.address().is_some_and(|address| !address.ip().is_loopback()) {
                     return Err(Failure::options(format!(
                         "--allow-anonymous works on loopback listeners only: {name} is {listen}; give it a loopback address, 'off', or leave --allow-anonymous out"
@@ -319,6 +351,9 @@ impl Options {
                 "--allow-anonymous is for this machine only, and --balancer brings clients from elsewhere: leave one of them out"
                     .to_owned(),
             ));
+        }
+        if self.drain_seconds > DRAIN_S_MAX {
+            return Err(Failure::options(format!("--drain-seconds is at most {DRAIN_S_MAX}")));
         }
         if self.demo > 0 && !self.balancers.is_empty() {
             return Err(Failure::options(

@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use iot_conn::transport::{Bound, Listener, listen};
+use iot_conn::transport::{Bound, HttpDoor, Listener, listen};
 
 use crate::{
+    activation::Inherited,
     data_folder::DataFolder,
     demo::Demo,
     failure::Failure,
@@ -23,12 +24,26 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn bind(options: &Options) -> Result<Self, Failure> {
+    /// Takes those that a service manager listens on already, and binds the others.
+    pub(crate) fn bind(options: &Options, mut inherited: Inherited) -> Result<Self, Failure> {
+        let mut take = |name, at| match inherited.take(name) {
+            Some(socket) => Ok(Some(socket)),
+            None => bind(name, at),
+        };
+        let wanted = [
+            ("mqtt", options.mqtt),
+            ("mqtts", options.mqtts),
+            ("ws", options.ws),
+            ("wss", options.wss),
+            ("tls", options.tls),
+        ];
         let mut mqtt = Vec::new();
-        for (name, at) in [("mqtt", options.mqtt), ("mqtts", options.mqtts), ("ws", options.ws), ("wss", options.wss)] {
-            mqtt.extend(bind(name, at)?.map(|socket| (name, socket)));
+        for (name, at) in wanted {
+            mqtt.extend(take(name, at)?.map(|socket| (name, socket)));
         }
-        Ok(Self { mqtt, http: bind("http", options.http)?, https: bind("https", options.https)? })
+        let (http, https) = (take("http", options.http)?, take("https", options.https)?);
+        inherited.is_used_up()?;
+        Ok(Self { mqtt, http, https })
     }
 
     pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
@@ -41,9 +56,10 @@ impl Sockets {
     /// Where devices reach the routes: over TLS, if there is such a listener.
     pub(crate) fn http_address(&self) -> String {
         let addresses = self.addresses();
-        let find =
-            |wanted| addresses.iter().find(|(name, _)| *name == wanted).map(|(name, at)| format!("{name}://{at}"));
-        find("https").or_else(|| find("http")).unwrap_or_default()
+        let find = |wanted, scheme| {
+            addresses.iter().find(|(name, _)| *name == wanted).map(|(_, at)| format!("{scheme}://{at}"))
+        };
+        find("https", "https").or_else(|| find("tls", "https")).or_else(|| find("http", "http")).unwrap_or_default()
     }
 
     pub(crate) fn demo(&self, options: &Options, folder: &DataFolder) -> Option<Demo> {
@@ -67,17 +83,19 @@ fn bind(name: &'static str, at: Listen) -> Result<Option<TcpListener>, Failure> 
 pub(crate) fn bound(
     sockets: Vec<(&'static str, TcpListener)>,
     mqtt_tls: &Arc<rustls::ServerConfig>,
+    http: &HttpDoor,
     options: &Options,
 ) -> Result<Bound, Failure> {
     let listener = |(name, socket): (&'static str, TcpListener)| {
         let tls = match name {
-            "mqtts" => Some(mqtt_tls.clone()),
+            "mqtts" | "tls" => Some(mqtt_tls.clone()),
             "wss" => Some(tls::websocket(mqtt_tls)),
             _ => None,
         };
         let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
         let (anonymous, balancers) = (options.allow_anonymous, options.balancers.clone());
-        Ok((Listener { name, address, tls, websocket: name.starts_with("ws"), anonymous, balancers }, socket))
+        let (websocket, http) = (name.starts_with("ws"), (name == "tls").then(|| http.clone()));
+        Ok((Listener { name, address, tls, websocket, http, anonymous, balancers }, socket))
     };
     let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
     Bound::adopt(listeners).map_err(|error| Failure::of("", &error))

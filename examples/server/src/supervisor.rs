@@ -66,8 +66,8 @@ impl Supervisor {
         }
     }
 
-    /// Waits until every part has ended, for a while. The first failure counts.
-    pub(crate) async fn drain(&mut self) -> Result<(), Failure> {
+    /// Waits until every part has ended, for a while and what they are given on top. The first failure counts.
+    pub(crate) async fn drain(&mut self, on_top: Duration) -> Result<(), Failure> {
         let mut outcome = Ok(());
         let ended = async {
             while let Some(ended) = self.parts.join_next_with_id().await {
@@ -75,7 +75,7 @@ impl Supervisor {
                 outcome = std::mem::replace(&mut outcome, Ok(())).and(result);
             }
         };
-        match tokio::time::timeout(DRAIN_MAX, ended).await {
+        match tokio::time::timeout(DRAIN_MAX + on_top, ended).await {
             Ok(()) => outcome,
             Err(_) => {
                 let late = self.names.values().copied().collect::<Vec<_>>().join(", ");
@@ -135,7 +135,7 @@ mod tests {
         let mut supervisor = with(["node"]);
         supervisor.spawn("http", ready(Ok(())));
         let started = tokio::time::Instant::now();
-        let failure = supervisor.drain().await.unwrap_err().to_string();
+        let failure = supervisor.drain(Duration::ZERO).await.unwrap_err().to_string();
         assert!(failure.contains("node") && !failure.contains("http"), "{failure}");
         assert_eq!(started.elapsed(), DRAIN_MAX);
     }
@@ -145,7 +145,7 @@ mod tests {
         let mut supervisor = Supervisor::default();
         supervisor.spawn("http", ready(Ok(())));
         supervisor.spawn("node", ready(Err(Failure::part("the disk is full"))));
-        let failure = supervisor.drain().await.unwrap_err().to_string();
+        let failure = supervisor.drain(Duration::ZERO).await.unwrap_err().to_string();
         assert_eq!(failure, "the part 'node' has failed: the disk is full");
     }
 }

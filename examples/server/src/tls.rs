@@ -37,7 +37,8 @@ pub(crate) fn mqtt(certificate: &Arc<ServerCertificate>, ca_pem: &str) -> Result
     let mut config =
         ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(certificate.clone());
     resumable(&mut config)?;
-    config.alpn_protocols = vec![b"mqtt".to_vec()];
+    // The second is what clients of AWS IoT with a certificate of their own offer on port 443.
+    config.alpn_protocols = vec![b"mqtt".to_vec(), b"x-amzn-mqtt-ca".to_vec()];
     Ok(Arc::new(config))
 }
 

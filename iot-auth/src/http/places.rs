@@ -16,12 +16,12 @@ use crate::{
 
 pub(super) fn register(routes: Routes<Arc<Auth>>) -> Routes<Arc<Auth>> {
     let (read, manage) = (Guard::Tenant(Permission::ReadDevice), Guard::Tenant(Permission::ManageDevices));
-    let product = json!({ "id": "lamp", "name": "Lamp", "encoding": "json" });
+    let product = json!({ "id": "lock", "name": "Lock", "encoding": "json", "critical": true });
     let list = |summary, item: &serde_json::Value| {
         Doc::new(summary).paged().response(200, json!({ "items": [item], "next": null }))
     };
     let put_product_doc = Doc::new("Create or change a product")
-        .request(json!({ "name": "Lamp", "encoding": "json" }))
+        .request(json!({ "name": "Lock", "encoding": "json", "critical": true }))
         .response(200, product.clone())
         .response(201, product.clone());
     routes
@@ -57,8 +57,9 @@ async fn put_product(
     Body(asked): Body<ProductAsked>,
 ) -> Result<impl IntoResponse, ProblemResponse> {
     let name = checked_name(&asked.name, NAME_BYTES_MAX)?.to_owned();
-    let put = auth.put_product(&who.principal, &id, &name, asked.encoding).await?;
-    let product = Product { tenant: who.principal.tenant, id, name, encoding: asked.encoding };
+    let ProductAsked { encoding, critical, .. } = asked;
+    let product = Product { tenant: who.principal.tenant.clone(), id, name, encoding, critical };
+    let put = auth.put_product(&who.principal, product.clone()).await?;
     Ok((status(put), Json(ProductShown::of(product))))
 }
 

@@ -118,6 +118,8 @@ pub(super) struct ProductAsked {
     pub(super) name: String,
     #[serde(default)]
     pub(super) encoding: Encoding,
+    #[serde(default)]
+    pub(super) critical: bool,
 }
 
 #[derive(Serialize)]
@@ -125,11 +127,13 @@ pub(super) struct ProductShown {
     id: ProductId,
     name: String,
     encoding: Encoding,
+    critical: bool,
 }
 
 impl ProductShown {
     pub(super) fn of(product: Product) -> Self {
-        Self { id: product.id, name: product.name, encoding: product.encoding }
+        let Product { id, name, encoding, critical, .. } = product;
+        Self { id, name, encoding, critical }
     }
 }
 

@@ -1,8 +1,8 @@
 use iot_core::{
     access::Principal,
-    device::{Encoding, Product},
+    device::Product,
     home::Home,
-    id::{HomeId, ProductId},
+    id::HomeId,
     store::{Batch, Document, MetaStoreExt, Step},
 };
 
@@ -24,16 +24,9 @@ pub enum Put {
 }
 
 impl Auth {
-    /// Creates or changes a product of the tenant of `by`, who may do so.
-    pub async fn put_product(
-        &self,
-        by: &Principal,
-        id: &ProductId,
-        name: &str,
-        encoding: Encoding,
-    ) -> Result<Put, AuthError> {
-        let product = Product { tenant: by.tenant.clone(), id: id.clone(), name: name.to_owned(), encoding };
-        self.put(by, "product_put", &product).await
+    /// Creates or changes a product. It becomes one of the tenant of `by`, who may do so, whichever it names.
+    pub async fn put_product(&self, by: &Principal, product: Product) -> Result<Put, AuthError> {
+        self.put(by, "product_put", &Product { tenant: by.tenant.clone(), ..product }).await
     }
 
     /// Creates or renames a home of the tenant of `by`, who may do so for the vendor. A home of people is left to them.

@@ -23,7 +23,7 @@ use iot_auth::{
 use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Resource, Subject, check},
     clock::{Clock, ManualClock},
-    device::{Device, Encoding, Stage},
+    device::{Device, Product, Stage},
     home::{self, Home, Ruling},
     id::{AccountId, DeviceId, HomeId, LoginId, OwnershipEpoch, ProductId, TenantId, TokenId},
     keys::KeyRing,
@@ -138,7 +138,7 @@ impl Cloud {
     /// A product with units `<product>-0`, `<product>-1`, …
     pub async fn with_units(&self, by: &Principal, product: &str, count: usize) {
         let id = ProductId::parse(product).unwrap();
-        let _put = self.auth.put_product(by, &id, product, Encoding::Json).await.unwrap();
+        let _put = self.auth.put_product(by, Product::new(by.tenant.clone(), id.clone(), product)).await.unwrap();
         let mut csv = "device_id,p_code\n".to_owned();
         (0..count).for_each(|n| csv += &format!("{product}-{n},{}-{n}\n", product.to_uppercase()));
         assert_eq!(self.auth.import_units(by, &id, csv.as_bytes()).await.unwrap(), Import::Done(count));

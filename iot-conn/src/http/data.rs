@@ -22,7 +22,7 @@ use iot_http::{Identity, ProblemResponse, Target};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::telemetry::report;
+use super::{devices::PresenceView, telemetry::report};
 use crate::node::{DeviceRecords, Epochs, Node};
 
 /// How many reports are read at once.
@@ -74,6 +74,9 @@ fn lines(node: &Node, device: &Device, records: &DeviceRecords) -> Result<Bytes,
     }
     for receipt in &records.receipts {
         line(&mut text, "receipt", receipt).map_err(unwritable)?;
+    }
+    for presence in &records.connections {
+        line(&mut text, "connection", &PresenceView::new(presence.clone())).map_err(unwritable)?;
     }
     Ok(text.into())
 }

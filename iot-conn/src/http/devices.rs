@@ -42,19 +42,31 @@ struct KeyView {
 }
 
 #[derive(Serialize)]
-struct PresenceView {
+pub(super) struct PresenceView {
     online: bool,
+    state: &'static str,
     since: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    epoch: u64,
+}
+
+impl PresenceView {
+    pub(super) fn new(presence: Presence) -> Self {
+        Self {
+            online: presence.is_online(),
+            state: presence.state.code(),
+            since: presence.since,
+            cause: presence.cause.map(Into::into),
+            epoch: presence.epoch,
+        }
+    }
 }
 
 impl DeviceView {
     /// What these eyes may see of it.
     fn new(device: Device, node: &Node, sight: Sight) -> Self {
         let presence = node.presence(&device.tenant, &device.id);
-        let show =
-            |presence: Presence| PresenceView { online: presence.online, since: presence.since, cause: presence.cause };
         let key = |key: DeviceKey| KeyView { fingerprint: key.fingerprint, state: key.state, not_after: key.not_after };
         Self {
             id: device.id.to_string(),
@@ -64,7 +76,7 @@ impl DeviceView {
             epoch: device.epoch.0,
             home: device.home,
             keys: (sight >= Sight::Whole).then(|| device.keys.into_iter().map(key).collect()),
-            connection: presence.map(show),
+            connection: presence.map(PresenceView::new),
             created: (sight >= Sight::Whole).then_some(device.created),
         }
     }
@@ -158,6 +170,32 @@ pub(super) async fn alarms(
             cause: alarm.cause,
         }
     }))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Newest {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Connections {
+    items: Vec<PresenceView>,
+}
+
+/// The most that are answered.
+const CONNECTIONS_MAX: usize = 1_000;
+
+pub(super) async fn connections(
+    State(node): State<Node>,
+    Target(device): Target<Device>,
+    Query(newest): Query<Newest>,
+) -> Result<Json<Connections>, ProblemResponse> {
+    let limit = newest.limit.unwrap_or(100);
+    if !(1..=CONNECTIONS_MAX).contains(&limit) {
+        return Err(super::query_invalid("limit is 1 to 1000").into());
+    }
+    let found = node.connections(&device.document, limit).await?;
+    Ok(Json(Connections { items: found.into_iter().map(PresenceView::new).collect() }))
 }
 
 #[derive(Serialize)]

@@ -31,7 +31,12 @@ fn device_routes(routes: Routes<Node>) -> Routes<Node> {
     let one = json!({
         "id": "demo-1", "product": "demo", "p_code": "DEMO-1", "stage": "activated", "epoch": 0, "home": "demo-home",
         "keys": [{"fingerprint": "9f…", "state": "active", "not_after": "2027-11-23T00:00:00Z"}],
-        "connection": {"online": true, "since": "2026-11-23T00:00:00Z"}, "created": "2026-11-23T00:00:00Z"
+        "connection": {"online": true, "state": "online", "since": "2026-11-23T00:00:00Z", "epoch": 1795478400000000_u64},
+        "created": "2026-11-23T00:00:00Z"
+    });
+    let gone = json!({
+        "online": false, "state": "offline", "since": "2026-11-23T00:00:00Z", "cause": "keep_alive_timeout",
+        "epoch": 1795478400000000_u64
     });
     let list = Doc::new(
         "Devices, filtered by product or home; a person sees those of their homes, as much as is theirs to see",
@@ -48,6 +53,14 @@ fn device_routes(routes: Routes<Node>) -> Routes<Node> {
             Guard::Device(Permission::ReadDevice),
             Doc::new("One device").response(200, one),
             devices::show,
+        )
+        .get(
+            "/v1/devices/{device}/connections",
+            Guard::Device(Permission::ReadDevice),
+            Doc::new("When the device came and went within 30 days, since it is its owner's; the newest first")
+                .query("limit", "1 to 1000, default 100")
+                .response(200, json!({"items": [gone]})),
+            devices::connections,
         )
         .get(
             "/v1/alarms",

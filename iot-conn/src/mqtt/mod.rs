@@ -20,6 +20,6 @@ pub use packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, List, Packet, PacketId, PacketKind, Publish, QoS, RetainHandling, Sender,
     SubAck, Subscribe, Subscription, Unsubscribe, Version, Will,
 };
-pub use property::{Properties, Property};
+pub use property::{Properties, Property, RETRY_AFTER};
 pub use reason::ReasonCode;
 pub use wire::{DecodeError, EncodeError};

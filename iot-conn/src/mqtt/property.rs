@@ -1,5 +1,7 @@
 //! Properties (MQTT 5 §2.2.2): one table of what they are and where they may stand.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use iot_core::message;
 
@@ -167,6 +169,10 @@ properties! {
 
 const USER_PROPERTY: u8 = 0x26;
 
+/// The user property with which our server tells a client that it sends away for how many milliseconds to stay away: each gets
+/// a time of its own, so that they do not come back all at once.
+pub const RETRY_AFTER: &str = "retry-after-ms";
+
 const ACKNOWLEDGEMENTS: u16 = ConnAck.bit()
     | PubAck.bit()
     | PubRec.bit()
@@ -184,6 +190,12 @@ impl<'a> List<'a, Property<'a>> {
             Property::UserProperty(name, value) => Some((name, value)),
             _ => None,
         })
+    }
+
+    /// How long a client that is sent away is to stay away, if the server says so; see [`RETRY_AFTER`].
+    pub fn retry_after(&self) -> Option<Duration> {
+        let told = self.user_properties().find(|(name, _)| *name == RETRY_AFTER);
+        told.and_then(|(_, millis)| millis.parse().ok()).map(Duration::from_millis)
     }
 
     /// The subscription identifiers, in order.
@@ -239,7 +251,7 @@ impl<'a> List<'a, Property<'a>> {
         while !reader.is_empty() {
             let property = Property::read(&mut reader)?;
             if property.places() & place == 0 {
-                return Err(DecodeError::protocol(
+                return Err(DecodeError::malformed(
                     "a property stands only in packets that it is for (MQTT 5 §2.2.2.2)",
                 ));
             }

@@ -15,7 +15,7 @@ use iot_core::{
     twin::Twin,
 };
 
-use super::{Alarm, Node};
+use super::{Alarm, Node, Presence};
 
 /// How many messages are looked at or removed at once.
 const RETAINED_PAGE: u32 = 500;
@@ -36,7 +36,7 @@ pub enum Epochs {
 pub struct Erased {
     /// Reports and named events.
     pub events: u64,
-    /// Alarms, commands and former twins.
+    /// Alarms, commands, former twins, and days of its connections.
     pub records: u64,
     /// Retained messages.
     pub retained: u64,
@@ -54,10 +54,12 @@ pub struct DeviceRecords {
     pub commands: Vec<DurableCommand>,
     /// What this node remembers of others, which are not stored; the newest first.
     pub receipts: Vec<Receipt>,
+    /// When it came and went, the newest first.
+    pub connections: Vec<Presence>,
 }
 
 impl Node {
-    /// Erases what a device reported and was told: telemetry, events and newest values, alarms, closed commands, what it left as
+    /// Erases what a device reported and was told: telemetry, events and newest values, alarms, closed commands, when it was connected, what it left as
     /// retained messages; with [`Epochs::All`] also the twins of former owners. The present twin stays, since it is the device's
     /// state and not its past, as do commands under way, messages that wait for
     /// clients, and receipts that are only in memory. Goes in steps: ask again after an
@@ -81,6 +83,10 @@ impl Node {
         keys.extend(commands.iter().filter(|one| one.receipt.state.is_final()).map(Document::key));
         let former = |twin: &Twin| twin.epoch != device.epoch && is_meant(twin.epoch);
         keys.extend(self.twins(device).await?.iter().filter(|twin| former(twin)).map(Document::key));
+        // Those that are to be written would come back.
+        self.inner.write_history().await?;
+        let history = self.inner.connection_days(&device.tenant, &device.id).await?;
+        keys.extend(history.iter().filter(|day| is_meant(day.owner)).map(Document::key));
         for some in keys.chunks(INDEX_PAGE_MAX as usize) {
             let writes = some.iter().cloned().map(Write::Delete).collect();
             self.stores().meta.commit_or_conflict(Batch { writes, ..Batch::default() }).await?;
@@ -99,6 +105,7 @@ impl Node {
             alarms: self.alarms(device, is_present).await?,
             receipts: self.receipts(device, &commands),
             commands,
+            connections: self.connections(device, usize::MAX).await?,
         })
     }
 

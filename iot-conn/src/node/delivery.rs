@@ -79,7 +79,9 @@ impl Session {
             }
         }
         let allowed = matches!(outgoing.kind, Kind::Command(_)) || self.link.may_receive(&outgoing.message, timestamp);
-        if !allowed || outgoing.message.is_expired(timestamp) {
+        // What was sent before is sent again however late it is: the client may know it already [MQTT-4.3.3-7].
+        let was_sent = matches!(outgoing.kind, Kind::Queued { dup: true, .. });
+        if !allowed || (!was_sent && outgoing.message.is_expired(timestamp)) {
             let why = if allowed { "expired" } else { "not_authorized" };
             metrics::counter!("iot_messages_dropped_total", "reason" => why).increment(1);
             self.skip(&outgoing.kind);

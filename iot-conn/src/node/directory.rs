@@ -1,7 +1,7 @@
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -11,33 +11,14 @@ use iot_core::{
     device::{Device, Product},
     id::{DeviceId, TenantId},
     store::{Document, Key, MetaStore, MetaStoreExt, StoreError},
-    time::Timestamp,
 };
 
 /// The most records of a kind that are kept in memory; beyond it all are forgotten and read again.
 pub(crate) const CACHED_MAX: usize = 200_000;
 
-/// How many comings and goings of devices are remembered, of all devices together; the oldest are forgotten.
-pub(crate) const CONNECTIONS_MAX: usize = 10_000;
-
-/// Whether a device is connected to this node, and since when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Presence {
-    /// Connected or not.
-    pub online: bool,
-    /// Since when.
-    pub since: Timestamp,
-    /// Why it went, when it has gone.
-    pub cause: Option<String>,
-}
-
-/// What the node knows of devices: who is connected, and their records as of the last change.
+/// The records of devices as of the last change that the node has seen.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    // Small sections, never across an await.
-    presence: RwLock<HashMap<(TenantId, DeviceId), Presence>>,
-    // As the one before; newest last.
-    connections: Mutex<VecDeque<(TenantId, DeviceId, Presence)>>,
     devices: Cache<Device>,
     products: Cache<Product>,
     alarms: Cache<Alarm>,
@@ -45,7 +26,7 @@ pub(crate) struct Directory {
 
 #[derive(Debug)]
 struct Cache<T> {
-    // By the name within the kind. `None`: known not to exist.
+    // Small sections, never across an await. By the name within the kind. `None`: known not to exist.
     documents: RwLock<HashMap<Box<str>, Option<Arc<T>>>>,
     // Counts what was forgotten, so that a read that began before does not bring it back.
     forgotten: AtomicU64,
@@ -58,41 +39,6 @@ impl<T> Default for Cache<T> {
 }
 
 impl Directory {
-    pub(crate) fn set(&self, tenant: &TenantId, device: &DeviceId, presence: Presence) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if connections.len() == CONNECTIONS_MAX {
-            connections.pop_front();
-        }
-        connections.push_back((tenant.clone(), device.clone(), presence.clone()));
-        drop(connections);
-        let mut all = self.presence.write().unwrap_or_else(PoisonError::into_inner);
-        all.insert((tenant.clone(), device.clone()), presence);
-    }
-
-    /// How a device came and went, newest first, as far as it is remembered.
-    pub(crate) fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
-        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = connections.iter().rev().filter(|(owner, named, _)| owner == tenant && named == device);
-        own.take(limit).map(|(.., presence)| presence.clone()).collect()
-    }
-
-    pub(crate) fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
-        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(&(tenant.clone(), device.clone())).cloned()
-    }
-
-    /// Everything known of a tenant's devices.
-    pub(crate) fn presences(&self, tenant: &TenantId) -> Vec<(DeviceId, Presence)> {
-        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
-        let own = all.iter().filter(|((owner, _), _)| owner == tenant);
-        own.map(|((_, device), presence)| (device.clone(), presence.clone())).collect()
-    }
-
-    pub(crate) fn online_len(&self) -> usize {
-        let all = self.presence.read().unwrap_or_else(PoisonError::into_inner);
-        all.values().filter(|presence| presence.online).count()
-    }
-
     /// A device's record, as of the last change that this node has seen.
     pub(crate) async fn device(
         &self,

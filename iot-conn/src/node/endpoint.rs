@@ -18,7 +18,7 @@ use iot_core::{
     message::Message,
     session::{SessionEpoch, SessionId},
     store::Key,
-    time::Timestamp,
+    time::{Monotonic, Timestamp},
     topic,
 };
 
@@ -50,6 +50,11 @@ pub(crate) struct Link {
     pub(crate) device: Option<Box<DeviceContext>>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) places: Places,
+    /// When it was made.
+    pub(crate) since: Timestamp,
+    pub(crate) presence_epoch: u64,
+    /// From when on its silence is suspicious, in microseconds of the node's clock.
+    suspect_from_us: AtomicU64,
     grants: RwLock<Grants>,
 }
 
@@ -80,14 +85,34 @@ impl Link {
         device: Option<Box<DeviceContext>>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
-        let (places, grants) = (Places::default(), RwLock::new(grants));
-        Self { principal, epoch, persistent, device, mailbox, places, grants }
+        Self {
+            principal,
+            epoch,
+            persistent,
+            device,
+            mailbox,
+            places: Places::default(),
+            since: Timestamp::EPOCH,
+            presence_epoch: 0,
+            suspect_from_us: AtomicU64::new(u64::MAX),
+            grants: RwLock::new(grants),
+        }
     }
 
     /// The same, now that its session has an epoch.
-    pub(crate) fn with_epoch(mut self, epoch: SessionEpoch) -> Self {
-        self.epoch = epoch;
+    pub(crate) fn with_epoch(mut self, epoch: SessionEpoch, since: Timestamp, presence_epoch: u64) -> Self {
+        (self.epoch, self.since, self.presence_epoch) = (epoch, since, presence_epoch);
         self
+    }
+
+    /// From when on silence is suspicious; never, if the client has no keep-alive.
+    pub(crate) fn suspect_from(&self, at: Option<Monotonic>) {
+        let micros = at.and_then(|at| u64::try_from(at.as_duration().as_micros()).ok());
+        self.suspect_from_us.store(micros.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_suspect(&self, now: Monotonic) -> bool {
+        now.as_duration().as_micros() >= u128::from(self.suspect_from_us.load(Ordering::Relaxed))
     }
 
     #[cfg(all(test, feature = "device"))]

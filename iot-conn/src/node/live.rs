@@ -492,12 +492,12 @@ impl LiveStream {
                 page.items.into_iter().map(|stored| stored.document.id).collect()
             }
             (None, true) => {
-                let mut all = node.directory.presences(tenant);
+                let mut all = node.presences_of(tenant);
                 all.truncate(SNAPSHOT_MAX as usize);
                 return Ok(all);
             }
         };
-        Ok(named.into_iter().filter_map(|id| Some((id.clone(), node.directory.presence(tenant, &id)?))).collect())
+        Ok(named.into_iter().filter_map(|id| Some((id.clone(), node.presence(tenant, &id)?))).collect())
     }
 
     async fn raised_alarms(&mut self) -> Result<(), StoreError> {
@@ -515,7 +515,10 @@ impl LiveStream {
 }
 
 fn presence_body(device: &DeviceId, presence: &Presence) -> serde_json::Value {
-    json!({"device": device, "online": presence.online, "since": presence.since, "cause": presence.cause})
+    json!({
+        "device": device, "online": presence.is_online(), "state": presence.state.code(), "since": presence.since,
+        "cause": presence.cause, "epoch": presence.epoch,
+    })
 }
 
 fn alarm_change(alarm: &Alarm) -> LiveChange {

@@ -6,9 +6,11 @@ mod counters;
 mod data;
 mod delivery;
 mod directory;
+mod drain;
 mod effects;
 mod endpoint;
 mod gate;
+mod history;
 mod ingest;
 pub(crate) mod live;
 mod mailbox;
@@ -17,8 +19,10 @@ mod offers;
 mod opening;
 mod places;
 mod plane;
+mod presence;
 mod services;
 mod session;
+mod storm;
 mod subscriptions;
 mod sweep;
 mod tail;
@@ -41,6 +45,7 @@ use iot_core::{
     access::{Access, BoxAuthenticator},
     bus::Bus,
     clock::Clock,
+    device::Device,
     id::{ConsumerId, DeviceId, NodeId, ServiceName, TenantId},
     limits::Limits,
     logic::BoxLogic,
@@ -53,7 +58,7 @@ use tokio::sync::watch as signal;
 
 pub use commander::{Commanded, Commander};
 pub use data::{DeviceRecords, Epochs, Erased};
-pub use directory::Presence;
+pub use drain::Drain;
 pub use effects::Alarm;
 use endpoint::{Endpoint, Registry};
 pub use ingest::{Append, BoxIngest, INGEST_BATCH_MAX, IngestBatch, Ingested};
@@ -63,6 +68,7 @@ pub use live::{
 };
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
+pub use presence::{Presence, PresenceState};
 use tail::Tail;
 use tower::util::BoxCloneSyncService;
 pub use watch::Hinting;
@@ -70,13 +76,10 @@ pub use watch::Hinting;
 use crate::{
     bus::InProcess,
     command::CommandLimits,
-    mqtt::{ReasonCode, server::ConnectionLimits},
+    mqtt::server::ConnectionLimits,
     router::Router,
     transport::{Acceptor, AcceptorLimits, Bound},
 };
-
-/// How long connections get to end when the node drains.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// How long a draining node tries to store what was taken. What is left was not acknowledged.
 const STORED_MAX: Duration = Duration::from_secs(10);
@@ -100,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) router: Router<Arc<Endpoint>>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) directory: Arc<directory::Directory>,
+    pub(crate) presences: presence::Presences,
+    pub(crate) history: history::History,
     pub(crate) commander: Commander,
     pub(crate) arrivals: Arc<Plane<Arrival>>,
     pub(crate) offers: Arc<Plane<Offer>>,
@@ -121,6 +126,10 @@ pub(crate) struct Inner {
     id: NodeId,
     acceptor: Acceptor,
     connections_max: usize,
+    // Small sections, never across an await.
+    admittance: Mutex<storm::Admittance>,
+    take_overs: Mutex<storm::TakeOvers>,
+    drain: Drain,
     ingest: BoxIngest,
     consumers: Vec<(ConsumerId, BoxLogic)>,
     pub(crate) services: services::Services,
@@ -173,6 +182,7 @@ pub struct Builder<A> {
     registry: Arc<Registry>,
     live: LiveHub,
     push: Option<Arc<dyn Push>>,
+    drain: Drain,
     auth: A,
 }
 
@@ -199,6 +209,7 @@ impl Node {
             registry: Arc::default(),
             live: LiveHub::default(),
             push: None,
+            drain: Drain::default(),
             auth: Unauthenticated(()),
         }
     }
@@ -213,20 +224,21 @@ impl Node {
         &self.inner.stores
     }
 
-    /// Whether a device is connected; `None` if it was not since the node started.
+    /// Whether a device is connected; `None` if that is not known: it was not since the node started, nor when an earlier run of it
+    /// ended without a word.
     pub fn presence(&self, tenant: &TenantId, device: &DeviceId) -> Option<Presence> {
-        self.inner.directory.presence(tenant, device)
+        self.inner.presence(tenant, device)
     }
 
-    /// How a device came and went since the node started, newest first, at most `limit`. Of all devices together the last
-    /// 10,000 are remembered.
-    pub fn connections(&self, tenant: &TenantId, device: &DeviceId, limit: usize) -> Vec<Presence> {
-        self.inner.directory.connections(tenant, device, limit)
+    /// How a device came and went in its present ownership epoch within 30 days, newest first, at most `limit`, and of a day at most
+    /// 500. The last half second of other nodes may be missing.
+    pub async fn connections(&self, device: &Device, limit: usize) -> Result<Vec<Presence>, StoreError> {
+        self.inner.connections(device, limit).await
     }
 
     /// How many devices are connected.
     pub fn online_len(&self) -> usize {
-        self.inner.directory.online_len()
+        self.inner.online_len()
     }
 
     /// How many sessions there are, connected or not.
@@ -270,6 +282,7 @@ impl Node {
         });
         background.spawn("announcements", notify::relay_announcements(inner.clone()));
         background.spawn("sweep", sweep::run(inner.clone()));
+        background.spawn("connections", history::run(inner.clone()));
         let node = inner.clone();
         background.spawn("timers", async move { node.timers.run(&*node.clock).await });
         background.spawn("deadlines", inner.commander.clone().run_timer());
@@ -315,25 +328,10 @@ impl Node {
             tracing::error!("the stores took no more; what could not be stored was not acknowledged");
         }
         drop(background);
-        ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
-    }
-
-    async fn drain(&self) {
-        let all = u32::try_from(self.inner.connections_max).unwrap_or(u32::MAX);
-        let everybody_gone = async {
-            loop {
-                for link in self.inner.registry.connected() {
-                    link.mailbox.close(ReasonCode::ServerShuttingDown);
-                }
-                let gone = tokio::time::timeout(Duration::from_millis(100), self.inner.acceptor.all_ended(all)).await;
-                if gone.is_ok() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(DRAIN_MAX, everybody_gone).await.is_err() {
-            tracing::warn!("some connections did not end in time");
+        if let Ok(Err(error)) = tokio::time::timeout(STORED_MAX, inner.write_history()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the last connections cannot be written");
         }
+        ended.map_or(Ok(()), |part| Err(ServeError::PartEnded(part)))
     }
 }
 
@@ -392,6 +390,13 @@ impl<A> Builder<A> {
     #[must_use]
     pub fn acceptor_limits(mut self, limits: AcceptorLimits) -> Self {
         self.acceptor_limits = limits;
+        self
+    }
+
+    /// How clients are handed away when the node ends.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
         self
     }
 
@@ -464,6 +469,7 @@ impl Builder<Unauthenticated> {
             registry: self.registry,
             live: self.live,
             push: self.push,
+            drain: self.drain,
             auth: Authenticated { authenticator, access },
         }
     }
@@ -499,6 +505,8 @@ impl Builder<Authenticated> {
             router: Router::default(),
             registry,
             directory,
+            presences: presence::Presences::default(),
+            history: history::History::default(),
             commander,
             arrivals: Arc::new(Plane::new(INGEST_PRESSED)),
             offers: Arc::new(Plane::new(OFFERS_PRESSED)),
@@ -515,6 +523,9 @@ impl Builder<Authenticated> {
             epochs: AtomicU64::new(1),
             id: self.id,
             connections_max: self.acceptor_limits.connections_max,
+            admittance: Mutex::new(storm::Admittance::new(self.acceptor_limits.connects)),
+            take_overs: Mutex::default(),
+            drain: self.drain,
             acceptor: Acceptor::new(self.acceptor_limits, self.limits.packet_bytes_max, self.clock.clone()),
             ingest: self.ingest.unwrap_or_else(append),
             consumers: self.consumers,

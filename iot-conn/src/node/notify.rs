@@ -81,7 +81,7 @@ pub(crate) async fn relay_announcements(node: Arc<Inner>) {
 
 fn presence_notification(tenant: &TenantId, device: &DeviceContext, presence: &Presence) -> Option<Notification> {
     let since = ("since", FieldValue::Time(presence.since));
-    let (kind, word, cause) = match presence.online {
+    let (kind, word, cause) = match presence.is_online() {
         true => (Kind::DeviceOnline, "online", None),
         false => (Kind::DeviceOffline, "offline", Some(presence.cause.as_deref().unwrap_or("unknown"))),
     };

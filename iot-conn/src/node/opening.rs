@@ -8,20 +8,19 @@ use std::{
 
 use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
-    id::TenantId,
+    id::{DeviceId, TenantId},
     message::Message,
-    session::{Position, SessionEpoch},
+    session::{Position, SessionEpoch, SessionId},
     store::{self, Closing, StoreError},
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tower::ServiceExt;
 use tracing::Instrument;
 
 use super::{
     Inner,
-    directory::Presence,
     endpoint::{DeviceContext, Endpoint, Link, session_of},
     mailbox::{Mailbox, mailbox},
+    presence::Presence,
     session::Session,
     wire::Wire,
 };
@@ -30,7 +29,7 @@ use crate::{
         ReasonCode,
         server::{Accepted, Cause, ConnectRequest, Connection, Event, WillRequest},
     },
-    transport::{Peer, Stream},
+    transport::{Peer, Permit, Stream},
 };
 
 /// How long asking for a credential may take.
@@ -55,12 +54,7 @@ struct Opening {
 
 /// Lets a client in, or tells it why not: from the first byte on its stream to the answer to its CONNECT. The permit is held
 /// for as long as the connection lasts.
-pub(crate) async fn begin(
-    node: Arc<Inner>,
-    stream: Stream,
-    peer: Peer,
-    permit: OwnedSemaphorePermit,
-) -> Option<Box<Session>> {
+pub(crate) async fn begin(node: Arc<Inner>, stream: Stream, peer: Peer, permit: Permit) -> Option<Box<Session>> {
     let span = tracing::info_span!("connection", peer = %peer.address, listener = peer.listener, client = tracing::field::Empty);
     async move {
         let engine = Connection::new(node.clock.monotonic(), node.connection_limits.clone());
@@ -69,14 +63,20 @@ pub(crate) async fn begin(
             opening.wire.finish().await;
             return None;
         };
-        match opening.open(*request).await {
-            Ok(taken) => {
+        let opened = match permit {
+            Permit::Served(permit) => opening.open(*request).await.map(|taken| (taken, permit)),
+            Permit::Refused(_) => Err(ReasonCode::ServerBusy.into()),
+        };
+        match opened {
+            Ok((taken, permit)) => {
                 metrics::gauge!("iot_connections").increment(1.0);
                 Some(Box::new(Session::new(opening.node, opening.wire, taken, permit)))
             }
-            Err(reason) => {
+            Err(Refused { reason, retry_after }) => {
                 metrics::counter!("iot_connects_refused_total", "reason" => format!("{reason:?}")).increment(1);
-                opening.wire.engine.refuse(reason);
+                let mut farewell = opening.node.farewell(reason);
+                farewell.retry_after = retry_after.or(farewell.retry_after);
+                opening.wire.engine.refuse_with(reason, &farewell);
                 opening.wire.finish().await;
                 None
             }
@@ -103,6 +103,18 @@ async fn end(mut session: Box<Session>, cause: Cause) {
     }
     .instrument(span)
     .await;
+}
+
+/// Why a client is not let in.
+struct Refused {
+    reason: ReasonCode,
+    retry_after: Option<Duration>,
+}
+
+impl From<ReasonCode> for Refused {
+    fn from(reason: ReasonCode) -> Self {
+        Self { reason, retry_after: None }
+    }
 }
 
 /// What a connection has when it has taken its session.
@@ -136,27 +148,52 @@ impl Opening {
     }
 
     /// Takes the session that the client asks for, from whoever has it.
-    async fn open(&mut self, mut request: ConnectRequest) -> Result<Taken, ReasonCode> {
+    async fn open(&mut self, mut request: ConnectRequest) -> Result<Taken, Refused> {
         let node = self.node.clone();
         if request.client_id.len() > node.limits.client_id_bytes_max || request.client_id.contains('\0') {
-            return Err(ReasonCode::ClientIdentifierNotValid);
+            return Err(ReasonCode::ClientIdentifierNotValid.into());
         }
         let (principal, grants) = authenticate(&node, &self.peer, &mut request).await?;
         tracing::Span::current().record("client", tracing::field::display(&principal));
-        let device = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
+        let (device, is_critical) = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
+        let admitted = node.admit(is_critical);
+        admitted.map_err(|wait| Refused { reason: ReasonCode::ConnectionRateExceeded, retry_after: Some(wait) })?;
         let assigned = request.client_id.is_empty().then(|| match &device {
             Some(device) => device.id.to_string(),
             None => uuid::Uuid::new_v4().simple().to_string(),
         });
         let session = session_of(&principal, assigned.as_deref().unwrap_or(&request.client_id));
+        self.wait_for_turn(&session).await?;
         loop {
             let endpoint = node.registry.get_or_insert(&session);
             let opening = endpoint.opening.lock().await;
             // The last connection may have ended the session while this one waited for it.
             if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
                 let standing = (principal, grants, device);
-                return self.take(endpoint.clone(), opening, request, assigned, standing).await;
+                return Ok(self.take(endpoint.clone(), opening, request, assigned, standing).await?);
             }
+        }
+    }
+
+    /// Waits a while if the session is taken over again and again.
+    async fn wait_for_turn(&mut self, session: &SessionId) -> Result<(), ReasonCode> {
+        if self.node.registry.get(session).is_none_or(|endpoint| !endpoint.is_connected()) {
+            return Ok(());
+        }
+        let delay = self.node.take_over_delay(session);
+        if delay.is_zero() {
+            return Ok(());
+        }
+        metrics::counter!("iot_take_overs_damped_total").increment(1);
+        tracing::warn!(
+            ?delay,
+            "two connections take one session from each other: is there a second device with this identity?"
+        );
+        let gone = poll_fn(|cx| self.wire.poll_gone(cx));
+        match tokio::time::timeout(delay, gone).await {
+            // Nobody is there any more to whom the session could be given.
+            Ok(()) => Err(ReasonCode::UnspecifiedError),
+            Err(_) => Ok(()),
         }
     }
 
@@ -204,7 +241,8 @@ impl Opening {
                 node.subscribe(&endpoint, subscription);
             }
         }
-        let link = Arc::new(probe.with_epoch(epoch));
+        let since = node.clock.timestamp();
+        let link = Arc::new(probe.with_epoch(epoch, since, node.presences.next_epoch(since)));
         if persistent {
             self.mailbox.fall_behind();
         }
@@ -298,22 +336,35 @@ async fn authenticate(
     }
 }
 
-async fn device_context(node: &Inner, principal: &Principal) -> Result<Option<Box<DeviceContext>>, StoreError> {
-    let Subject::Device { device, .. } = &principal.subject else { return Ok(None) };
+/// What the connection knows of its device, and whether that is critical.
+async fn device_context(node: &Inner, principal: &Principal) -> Result<(Option<Box<DeviceContext>>, bool), StoreError> {
+    let Subject::Device { device, .. } = &principal.subject else { return Ok((None, false)) };
+    match context_of(node, &principal.tenant, device).await? {
+        Some((context, is_critical)) => Ok((Some(context), is_critical)),
+        None => Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") }),
+    }
+}
+
+/// The same of any device; `None` if there is none.
+pub(crate) async fn context_of(
+    node: &Inner,
+    tenant: &TenantId,
+    device: &DeviceId,
+) -> Result<Option<(Box<DeviceContext>, bool)>, StoreError> {
     let meta = &*node.stores.meta;
-    let Some(record) = node.directory.device(meta, &principal.tenant, device).await? else {
-        return Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") });
-    };
+    let Some(record) = node.directory.device(meta, tenant, device).await? else { return Ok(None) };
     let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
     let product = node.directory.product(meta, key).await?;
-    Ok(Some(Box::new(DeviceContext {
+    let is_critical = product.as_ref().is_some_and(|product| product.critical);
+    let context = DeviceContext {
         id: record.id.clone(),
         product: record.product.clone(),
         epoch: record.epoch,
         home: record.home.clone(),
         encoding: product.map(|product| product.encoding).unwrap_or_default(),
         prefix: iot_core::topic::of_device(&record.id, "").into(),
-    })))
+    };
+    Ok(Some((Box::new(context), is_critical)))
 }
 
 async fn take(
@@ -368,8 +419,11 @@ async fn close(session: &mut Session, cause: &Cause) {
         _ => *expiry_s,
     };
     let expiry = Duration::from_secs(u64::from(expiry_s));
+    let said_goodbye = matches!(cause, Cause::Disconnected { with_will: false, .. });
+    let is_delayed = will.as_ref().is_some_and(|will| !will.delay.is_zero());
+    // Also when the server ends: whoever has the session's store then goes on waiting for the client.
+    let later = is_delayed && !said_goodbye && link.persistent && !expiry.is_zero();
     let will = will.filter(|_| cause.with_will());
-    let later = will.as_ref().is_some_and(|will| !will.delay.is_zero()) && link.persistent && !expiry.is_zero();
     if current {
         node.release(endpoint, link);
         if link.persistent {
@@ -433,8 +487,7 @@ impl Inner {
     async fn arrived(&self, link: &Link) {
         metrics::counter!("iot_connects_total").increment(1);
         let Some(device) = &link.device else { return };
-        let presence = Presence { online: true, since: self.clock.timestamp(), cause: None };
-        self.tell_presence(link, device, presence).await;
+        self.tell_presence(&link.principal.tenant, device, self.presence_at_arrival(link)).await;
         match self.withdraw_unpermitted(&link.principal.tenant, device).await {
             Ok(()) => self.commander.connected(&link.principal.tenant, &device.id, device.epoch),
             Err(error) => {
@@ -461,13 +514,12 @@ impl Inner {
 
     async fn departed(&self, link: &Link, cause: &Cause) {
         let Some(device) = &link.device else { return };
-        let cause = Some(cause.code().to_owned());
-        self.tell_presence(link, device, Presence { online: false, since: self.clock.timestamp(), cause }).await;
+        self.tell_presence(&link.principal.tenant, device, self.presence_at_departure(cause.code())).await;
     }
 
-    async fn tell_presence(&self, link: &Link, device: &DeviceContext, presence: Presence) {
-        let tenant = &link.principal.tenant;
-        self.directory.set(tenant, &device.id, presence.clone());
+    pub(crate) async fn tell_presence(&self, tenant: &TenantId, device: &DeviceContext, presence: Presence) {
+        self.presences.changed(tenant, &device.id, &presence);
+        self.history.changed(tenant, &device.id, device.epoch, &presence);
         self.live.presence(tenant, &device.id, device.epoch, &presence);
         if let Some(notifier) = &self.notifier {
             notifier.presence(tenant, device, &presence);

@@ -249,7 +249,8 @@ impl Session {
         let letters = self.link.mailbox.look(cx.waker());
         if let Some(reason) = letters.close {
             // Not acknowledged any more: if the session was taken over, what completed may not have been stored.
-            self.wire.engine.disconnect(reason);
+            let farewell = self.node.farewell(reason);
+            self.wire.engine.disconnect_with(reason, &farewell);
             return None;
         }
         letters.completions.into_iter().for_each(|completion| self.complete(completion));
@@ -311,6 +312,7 @@ impl Session {
     /// Gives back memory, and sees to it that the connection is woken in time.
     fn rest(&mut self, held_up: bool) {
         self.wire.engine.rest();
+        self.link.suspect_from(self.wire.engine.suspect_from());
         self.link.mailbox.rest();
         let heard = if held_up { None } else { self.wire.engine.poll_timeout() };
         let now = self.node.clock.monotonic();

@@ -10,12 +10,12 @@ use iot_core::{
 };
 
 use super::{
-    directory::Presence,
     endpoint::{Endpoint, full_filter, reaches_devices},
     gate::Gate,
     mailbox::{Kind, Outgoing},
     offers::Offer,
     places::named_device,
+    presence::Presence,
     session::Session,
 };
 use crate::{
@@ -209,7 +209,7 @@ impl Session {
             }
         }
         if self.link.device.is_none() && reaches_devices(filter) {
-            for (device, presence) in node.directory.presences(&tenant) {
+            for (device, presence) in node.presences_of(&tenant) {
                 let message = node.status_message(&tenant, &device, &presence).await?;
                 if let Some(message) = message.filter(|message| topic::matches(filter, &message.topic))
                     && self.link.may_receive(&message, now)
@@ -288,9 +288,11 @@ impl super::Inner {
     ) -> Result<Option<Message>, iot_core::store::StoreError> {
         let Some(found) = self.directory.device(&*self.stores.meta, tenant, device).await? else { return Ok(None) };
         let body = iot_core::payload::StatusBody {
-            online: presence.online,
+            online: presence.is_online(),
+            state: presence.state.code().into(),
             since: presence.since,
-            cause: presence.cause.clone(),
+            cause: presence.cause.as_deref().map(Into::into),
+            epoch: presence.epoch,
         };
         Ok(Some(Message {
             tenant: tenant.clone(),

@@ -20,9 +20,16 @@ const START_GRACE: Duration = Duration::from_secs(30);
 const SWEEP_PAGE: u32 = 500;
 const SESSIONS_PAGE: u32 = 1_000;
 const RECEIPTS_EVERY: u32 = 600;
+const HISTORY_EVERY: u32 = 6 * 3_600;
 
 pub(crate) async fn run(node: Arc<Inner>) {
     tokio::time::sleep(START_GRACE).await;
+    if let Err(error) = node.end_suspicion().await {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the devices that did not come back cannot be told of"
+        );
+    }
     let mut tick = tokio::time::interval(SWEEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut round = 0u32;
@@ -35,6 +42,11 @@ pub(crate) async fn run(node: Arc<Inner>) {
             && let Err(error) = node.commander.sweep(node.clock.timestamp()).await
         {
             tracing::error!(error = &error as &dyn std::error::Error, "old receipts cannot be removed");
+        }
+        if round.is_multiple_of(HISTORY_EVERY)
+            && let Err(error) = node.sweep_history().await
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "old connections cannot be removed");
         }
         round = round.wrapping_add(1);
     }
@@ -108,6 +120,7 @@ pub(crate) async fn restore(node: &Arc<Inner>) -> Result<(), StoreError> {
                 node.subscribe(&endpoint, &subscription);
             }
             if stored.open {
+                node.left_open(&stored.session);
                 let closing = Closing {
                     session: stored.session,
                     epoch: stored.epoch,

@@ -10,11 +10,15 @@ mod delivery;
 mod live;
 mod mailbox;
 #[cfg(feature = "device")]
+mod mqtt;
+#[cfg(feature = "device")]
 mod notify;
 #[cfg(feature = "device")]
 mod people;
 #[cfg(feature = "device")]
 mod permissions;
+#[cfg(feature = "device")]
+mod presence;
 #[cfg(feature = "device")]
 mod pressure;
 #[cfg(feature = "device")]
@@ -23,6 +27,8 @@ mod services;
 mod sessions;
 #[cfg(feature = "device")]
 mod simulation;
+#[cfg(feature = "device")]
+mod storms;
 #[cfg(feature = "device")]
 mod twins;
 

@@ -350,7 +350,10 @@ impl Inner {
                 return Ok(());
             }
         }
-        will.published = self.clock.timestamp();
+        let now = self.clock.timestamp();
+        // Its lifetime begins now (MQTT 5 §3.1.3.2.4).
+        will.expires = will.expires.map(|at| now.plus(at.since(will.published)));
+        will.published = now;
         self.route(None, will, None, &Gate::open());
         Ok(())
     }

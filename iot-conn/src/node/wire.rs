@@ -93,6 +93,28 @@ impl Wire {
         Poll::Ready(())
     }
 
+    /// Ready when the stream has ended. What comes meanwhile is kept for the engine, up to what it takes of one packet; then
+    /// nothing more is read, and the end goes unnoticed.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.ended {
+            let input = self.input.get_or_insert_default();
+            if input.len() >= READ_BYTES {
+                return Poll::Pending;
+            }
+            let read = SPACE.with_borrow_mut(|space| {
+                let mut buffer = ReadBuf::new(space);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+                input.extend_from_slice(buffer.filled());
+                let is_end = buffer.filled().is_empty();
+                Poll::Ready(if is_end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+            });
+            if let Err(error) = ready!(read) {
+                self.end(&error);
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Lets the engine take what it left in the input while it waited for answers: nothing new may come to wake it.
     pub(crate) fn read_on(&mut self, now: Monotonic) {
         if !self.engine.is_saturated()

@@ -7,6 +7,7 @@ use std::{
 
 use iot_core::clock::Clock;
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
@@ -16,15 +17,20 @@ use super::{
     admission::{Admission, NETWORKS_MAX, Rate},
     hello::{Refused, hello},
     proxy::client_address,
-    tls::TlsStream,
-    websocket::WebSocket,
+    tls::{self, TlsStream},
+    websocket::{self, WebSocket},
 };
 
 /// How much the acceptor takes on.
 #[derive(Debug, Clone)]
 pub struct AcceptorLimits {
-    /// The most connections of the node; a further one is closed at once and counted.
+    /// The most connections of the node. A further one is told that the server is busy, and when to come back.
     pub connections_max: usize,
+    /// The most connections beyond these that are being told so; a further one is closed at once and counted.
+    pub refusals_max: usize,
+    /// How fast clients are let in, over all networks: after their credentials were checked, before their sessions are taken. A
+    /// further one is told when to come back. A quarter of the burst is for clients of critical products alone.
+    pub connects: Rate,
     /// How fast a network may open connections: an IPv4 address, or 56 bits of IPv6. A further one is closed at once and
     /// counted. Loopback is exempt.
     pub connects_per_network: Rate,
@@ -41,6 +47,8 @@ impl Default for AcceptorLimits {
     fn default() -> Self {
         Self {
             connections_max: 19_500,
+            refusals_max: 256,
+            connects: Rate { per_s: 2_000, burst: 30_000 },
             // A house that comes back after a power cut, or a whole office behind one address.
             connects_per_network: Rate { per_s: 200, burst: 2_000 },
             handshakes_max: 256,
@@ -50,12 +58,22 @@ impl Default for AcceptorLimits {
     }
 }
 
+/// A connection's place among those that there may be.
+#[derive(Debug)]
+pub(crate) enum Permit {
+    /// It is served.
+    Served(OwnedSemaphorePermit),
+    /// There are too many: it is told so.
+    Refused(#[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit),
+}
+
 /// Accepts for all listeners of a node. A handshake is never awaited where connections are accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Acceptor {
     limits: AcceptorLimits,
     packet_bytes_max: usize,
     connections: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
     // A small section, never across an await.
     admission: Arc<Mutex<Admission>>,
@@ -68,6 +86,7 @@ impl Acceptor {
             admission: Arc::new(Mutex::new(Admission::new(limits.connects_per_network, NETWORKS_MAX))),
             clock,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
+            refusals: Arc::new(Semaphore::new(limits.refusals_max)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             limits,
             packet_bytes_max,
@@ -81,7 +100,7 @@ impl Acceptor {
         listener: Listener,
         socket: TcpListener,
         mut shutdown: watch::Receiver<bool>,
-        begin: impl Fn(Stream, Peer, OwnedSemaphorePermit) -> B + Clone + Send + 'static,
+        begin: impl Fn(Stream, Peer, Permit) -> B + Clone + Send + 'static,
         serve: fn(S) -> Served,
     ) where
         B: Future<Output = Option<S>> + Send + 'static,
@@ -105,14 +124,21 @@ impl Acceptor {
             if listener.balancers.is_empty() && !self.admits(address) {
                 continue;
             }
-            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+            let Some(permit) = self.permit() else {
                 metrics::counter!("iot_connects_refused_total", "reason" => "too_many").increment(1);
                 continue;
             };
             let (acceptor, listener, begin) = (self.clone(), listener.clone(), begin.clone());
             let beginning = Box::pin(async move {
-                let (stream, peer) = acceptor.shake_hands(&listener, tcp, address).await?;
-                begin(stream, peer, permit).await
+                match acceptor.shake_hands(&listener, tcp, address).await? {
+                    Shaken::Mqtt(stream, peer) => begin(*stream, peer, permit).await,
+                    Shaken::Http(stream, address) => {
+                        if let (Some(serve), Permit::Served(_permit)) = (&listener.http, permit) {
+                            serve(*stream, address).await;
+                        }
+                        None
+                    }
+                }
             });
             tokio::spawn(async move {
                 let begun = beginning.await;
@@ -132,6 +158,11 @@ impl Acceptor {
     /// Resolves when no connection is left.
     pub(crate) async fn all_ended(&self, connections_max: u32) {
         let _all = self.connections.acquire_many(connections_max).await;
+    }
+
+    fn permit(&self) -> Option<Permit> {
+        let served = self.connections.clone().try_acquire_owned().map(Permit::Served);
+        served.or_else(|_| self.refusals.clone().try_acquire_owned().map(Permit::Refused)).ok()
     }
 
     fn admits(&self, address: SocketAddr) -> bool {
@@ -164,7 +195,7 @@ impl Acceptor {
     }
 
     /// In time, or not at all.
-    async fn shake_hands(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> Option<(Stream, Peer)> {
+    async fn shake_hands(&self, listener: &Listener, tcp: TcpStream, address: SocketAddr) -> Option<Shaken> {
         let handshake = self.handshake(listener, tcp, address);
         match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(shaken)) => return shaken,
@@ -179,7 +210,7 @@ impl Acceptor {
         listener: &Listener,
         mut tcp: TcpStream,
         address: SocketAddr,
-    ) -> Result<Option<(Stream, Peer)>, Refused> {
+    ) -> Result<Option<Shaken>, Refused> {
         tcp.set_nodelay(true)?;
         let Some(address) = self.origin(listener, &mut tcp, address).await? else { return Ok(None) };
         let mut peer = Peer {
@@ -194,21 +225,66 @@ impl Acceptor {
                 true => Stream::WebSocket(Box::new(WebSocket::accept(tcp, self.packet_bytes_max).await?)),
                 false => Stream::Tcp(tcp),
             };
-            return Ok(Some((stream, peer)));
+            return Ok(Some(Shaken::Mqtt(Box::new(stream), peer)));
         };
         let read = hello(&mut tcp, config, self.limits.hello_timeout).await?;
         let permit = self.handshakes.acquire().await.map_err(io::Error::other)?;
         metrics::counter!("iot_tls_handshakes_begun_total").increment(1);
-        let (stream, agreed) = TlsStream::accept(tcp, config.clone(), read).await?;
+        let (mut stream, agreed) = TlsStream::accept(tcp, config.clone(), read).await?;
         drop(permit);
         let resumed = if agreed.is_resumed { "true" } else { "false" };
         metrics::counter!("iot_tls_handshakes_total", "resumed" => resumed).increment(1);
         peer.certificate = agreed.certificate;
-        let stream = match listener.websocket {
-            true => Stream::SecureWebSocket(Box::new(WebSocket::accept(stream, self.packet_bytes_max).await?)),
-            false => Stream::Tls(Box::new(stream)),
+        let spoken = match (&listener.http, listener.websocket, agreed.protocol.as_deref()) {
+            (_, true, _) => Spoken::WebSocket,
+            (Some(_), _, None | Some(tls::HTTP)) => listen_to(&mut stream).await?,
+            _ => Spoken::Mqtt,
         };
-        Ok(Some((stream, peer)))
+        let stream = match spoken {
+            Spoken::Http => return Ok(Some(Shaken::Http(Box::new(stream), address))),
+            Spoken::WebSocket => {
+                Stream::SecureWebSocket(Box::new(WebSocket::accept(stream, self.packet_bytes_max).await?))
+            }
+            Spoken::Mqtt => Stream::Tls(Box::new(stream)),
+        };
+        Ok(Some(Shaken::Mqtt(Box::new(stream), peer)))
+    }
+}
+
+/// What a connection is, once hands are shaken.
+enum Shaken {
+    Mqtt(Box<Stream>, Peer),
+    Http(Box<TlsStream<TcpStream>>, SocketAddr),
+}
+
+/// What is spoken inside of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Mqtt,
+    WebSocket,
+    Http,
+}
+
+/// Tells by the first bytes; these are left to be read.
+async fn listen_to(stream: &mut TlsStream<TcpStream>) -> io::Result<Spoken> {
+    let mut head = Vec::new();
+    loop {
+        let mut space = [0; 256];
+        let count = stream.read(&mut space).await?;
+        head.extend_from_slice(&space[..count]);
+        if let Some(spoken) = spoken(&head, count == 0) {
+            stream.unread(head);
+            return Ok(spoken);
+        }
+    }
+}
+
+/// A method of HTTP begins with a capital letter, and no first packet of MQTT does.
+fn spoken(head: &[u8], is_all: bool) -> Option<Spoken> {
+    match head.first() {
+        Some(first) if !first.is_ascii_uppercase() => Some(Spoken::Mqtt),
+        _ if is_all => Some(Spoken::Http),
+        _ => websocket::is_request(head).map(|is_request| if is_request { Spoken::WebSocket } else { Spoken::Http }),
     }
 }
 

@@ -1,8 +1,10 @@
 //! How many new connections a network may open.
 
-use std::{collections::HashMap, mem, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use iot_core::{network::Network, time::Monotonic};
+
+use crate::recent::Recent;
 
 /// The most networks that are counted at once, 40 bytes each. When as many are known, the half that was touched longest ago is
 /// forgotten: a stranger gains by that only by coming from as many networks.
@@ -23,18 +25,15 @@ pub struct Rate {
 pub(super) struct Admission {
     interval: Duration,
     tolerance: Duration,
-    /// When the next one would come that keeps exactly to the rate. Touched since the halves were last exchanged.
-    recent: HashMap<Network, Monotonic>,
-    former: HashMap<Network, Monotonic>,
-    half: usize,
+    /// When the next one would come that keeps exactly to the rate.
+    due: Recent<Network, Monotonic>,
 }
 
 impl Admission {
     pub(super) fn new(rate: Rate, networks_max: usize) -> Self {
         let interval = Duration::from_secs(1) / rate.per_s.max(1);
         let tolerance = interval.saturating_mul(rate.burst.max(1) - 1);
-        let half = (networks_max / 2).max(1);
-        Self { interval, tolerance, recent: HashMap::new(), former: HashMap::new(), half }
+        Self { interval, tolerance, due: Recent::new(networks_max) }
     }
 
     /// Counts a connection, or answers when the next one may come. Loopback is not counted: whoever is on this machine has other
@@ -44,16 +43,12 @@ impl Admission {
             return Ok(());
         }
         let network = Network::of_customer(from);
-        let due = self.recent.get(&network).or_else(|| self.former.get(&network)).copied().unwrap_or(now);
+        let due = self.due.get(&network).copied().unwrap_or(now);
         let wait = due.since(now);
         if wait > self.tolerance {
             return Err(wait.saturating_sub(self.tolerance));
         }
-        self.former.remove(&network);
-        if self.recent.len() >= self.half && !self.recent.contains_key(&network) {
-            self.former = mem::take(&mut self.recent);
-        }
-        self.recent.insert(network, due.max(now).plus(self.interval));
+        self.due.insert(network, due.max(now).plus(self.interval));
         Ok(())
     }
 }
@@ -105,7 +100,7 @@ mod tests {
         let mut admission = Admission::new(RATE, 10);
         for n in 0..1_000 {
             admission.admit(from(n), at(u64::from(n))).unwrap();
-            assert!(admission.recent.len() + admission.former.len() <= 10);
+            assert!(admission.due.iter().count() <= 10);
         }
     }
 

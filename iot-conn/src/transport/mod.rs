@@ -11,10 +11,12 @@ mod websocket;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use iot_core::network::Network;
+use tokio::net::TcpStream;
 
-pub(crate) use acceptor::Acceptor;
 pub use acceptor::AcceptorLimits;
+pub(crate) use acceptor::{Acceptor, Permit};
 pub use admission::Rate;
 pub use certificate::ServerCertificate;
 pub use stream::Stream;
@@ -33,6 +35,10 @@ pub struct Listener {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// WebSocket (RFC 6455) with subprotocol `mqtt` on path `/mqtt`, instead of plain MQTT.
     pub websocket: bool,
+    /// Who takes clients of HTTP, on a listener with TLS that is for them as well: those that agree on `http/1.1` (ALPN, RFC
+    /// 7301), which is offered beside the protocols of the configuration, and those that offer nothing and begin as HTTP does. Of
+    /// these, the ones that ask for the WebSocket are clients of MQTT all the same.
+    pub http: Option<HttpDoor>,
     /// Whether clients without credentials are let in.
     pub anonymous: bool,
     /// The load balancers in front of the listener. With any, all connections must come from them and begin with a header of the
@@ -40,6 +46,18 @@ pub struct Listener {
     /// say anything. Empty: no balancer.
     pub balancers: Vec<Network>,
 }
+
+impl Listener {
+    /// Plain MQTT for clients with credentials.
+    #[must_use]
+    pub fn new(name: &'static str, address: SocketAddr) -> Self {
+        Self { name, address, tls: None, websocket: false, http: None, anonymous: false, balancers: Vec::new() }
+    }
+}
+
+/// Serves a connection of HTTP/1.1, from the first byte of the first request on, until it ends. It counts as one of the node's,
+/// and a node that ends waits for it a while.
+pub type HttpDoor = Arc<dyn Fn(TlsStream<TcpStream>, SocketAddr) -> BoxFuture<'static, ()> + Send + Sync>;
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,7 +106,11 @@ impl Bound {
             listener.address = address;
             if let Some(config) = &mut listener.tls {
                 // Out to the stream that encrypts with them, and no further.
-                Arc::make_mut(config).enable_secret_extraction = true;
+                let config = Arc::make_mut(config);
+                config.enable_secret_extraction = true;
+                if listener.http.is_some() && !config.alpn_protocols.iter().any(|known| known == tls::HTTP) {
+                    config.alpn_protocols.push(tls::HTTP.to_vec());
+                }
             }
             Ok((listener, socket))
         };

@@ -30,6 +30,9 @@ const INCOMING_BYTES_MAX: usize = 128 * 1024;
 /// Whoever does not read so much of what is answered to its records is not read from.
 const OUTGOING_BYTES_MAX: usize = 2 * RECORD_BYTES;
 
+/// As ALPN names it.
+pub(super) const HTTP: &[u8] = b"http/1.1";
+
 thread_local! {
     static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECORD_BYTES].into());
 }
@@ -56,6 +59,8 @@ pub(super) struct Agreed {
     pub(super) is_resumed: bool,
     /// The client's, in DER.
     pub(super) certificate: Option<Vec<u8>>,
+    /// The protocol (ALPN, RFC 7301), if the client has offered any.
+    pub(super) protocol: Option<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -115,12 +120,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         let Self { io, tls, held, ended, closed } = stream;
         let Tls::Rustls(tls) = tls else { return Err(io::ErrorKind::InvalidData.into()) };
         let certificate = tls.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
-        let agreed = Agreed { is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed), certificate };
+        let is_resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let agreed = Agreed { is_resumed, certificate, protocol: tls.alpn_protocol().map(<[u8]>::to_vec) };
         let tls = match tls.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) if are_secrets_let_out => Tls::Records(Box::new(Records::new(*tls)?)),
             _ => Tls::Rustls(tls),
         };
         Ok((Self { io, tls, held, ended, closed }, agreed))
+    }
+
+    /// Puts back what was read: it is read again, before all else.
+    pub(super) fn unread(&mut self, bytes: Vec<u8>) {
+        let plain = &mut self.held.get_or_insert_default().plain;
+        let rest = std::mem::replace(plain, bytes);
+        plain.extend_from_slice(&rest);
     }
 
     fn tidy(&mut self) {

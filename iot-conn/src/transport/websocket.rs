@@ -31,6 +31,17 @@ pub struct WebSocket<S> {
     rest: Bytes,
 }
 
+/// Whether what a client of HTTP has sent so far is a request for our WebSocket; `None` if it is too little to tell.
+pub(super) fn is_request(head: &[u8]) -> Option<bool> {
+    const ASKED: &[u8] = b"GET /mqtt";
+    let common = head.len().min(ASKED.len());
+    if head[..common] != ASKED[..common] {
+        return Some(false);
+    }
+    // Another path may begin in the same way.
+    head.get(ASKED.len()).map(|next| matches!(next, b' ' | b'?'))
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Answers the client's upgrade request; frames may be as large as an MQTT packet.
     // The error type of the callback is tungstenite's.

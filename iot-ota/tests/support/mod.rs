@@ -14,7 +14,7 @@ use futures_util::TryStreamExt;
 use iot_core::{
     access::{Principal, Subject},
     clock::{Clock, ManualClock},
-    device::{Device, Encoding, Product, Stage},
+    device::{Device, Product, Stage},
     id::{DeviceId, OwnershipEpoch, PCode, ProductId, ReleaseId, RolloutId, ServiceName, TenantId, TokenId},
     keys::{KeyError, KeyRing, Purpose},
     logic::BoxError,
@@ -119,7 +119,7 @@ impl Cloud {
     /// A product with devices `<product>-0`, `<product>-1`, …, and trust in two of [`keys`].
     pub async fn with_devices(&self, product: &str, count: usize) {
         let id = ProductId::parse(product).unwrap();
-        let record = Product { tenant: tenant(), id: id.clone(), name: product.into(), encoding: Encoding::Json };
+        let record = Product::new(tenant(), id.clone(), product);
         let mut batch = Batch::default().create(&record);
         for n in 0..count {
             batch = batch.create(&device(product, n));

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::State;
-use iot_conn::node::Presence;
+use iot_conn::node::{Presence, PresenceState};
 use iot_core::{
     device::{Device, Product, Stage},
     home::Home,
@@ -101,11 +101,12 @@ impl Standing {
     pub(super) fn of(presence: Option<Presence>, stage: Stage, now: Timestamp) -> Self {
         let word = match (&presence, stage) {
             (_, Stage::Retired) => "retired",
-            (Some(Presence { online: true, .. }), _) => "online",
+            (Some(Presence { state: PresenceState::Online, .. }), _) => "online",
+            (Some(Presence { state: PresenceState::Suspect, .. }), _) => "suspect",
             (_, Stage::Manufactured) => "not claimed",
             _ => "offline",
         };
-        let online = presence.as_ref().is_some_and(|presence| presence.online);
+        let online = presence.as_ref().is_some_and(Presence::is_online);
         let since = presence.as_ref().map(|presence| Moment::of(presence.since, now));
         let cause = presence.and_then(|presence| presence.cause).unwrap_or_default().replace('_', " ");
         Self { online, word, since, cause }
@@ -163,7 +164,7 @@ async fn look(console: &Console, tenant: &TenantId, filter: &Filter) -> Result<(
         scanned += ROWS;
         for stored in read.items {
             let device = stored.document;
-            let online = console.node.presence(tenant, &device.id).is_some_and(|presence| presence.online);
+            let online = console.node.presence(tenant, &device.id).is_some_and(|presence| presence.is_online());
             if filter.fits(&device, online) {
                 rows.push(Row::of(console, device));
             }

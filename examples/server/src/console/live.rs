@@ -209,7 +209,7 @@ impl Reader {
     fn beat(&self) -> Beat {
         let online = |id: &DeviceId| {
             let presence = self.console.node.presence(&self.principal.tenant, id);
-            (id.to_string(), presence.is_some_and(|presence| presence.online))
+            (id.to_string(), presence.is_some_and(|presence| presence.is_online()))
         };
         match &self.sees {
             Sees::All(counts) => Beat {

@@ -37,6 +37,7 @@ struct Row {
     id: String,
     name: String,
     encoding: &'static str,
+    critical: bool,
     units: u64,
     unclaimed: u64,
 }
@@ -61,6 +62,9 @@ pub(super) struct NewProduct {
     name: String,
     #[serde(default)]
     encoding: String,
+    /// Sent only if it is ticked.
+    #[serde(default)]
+    critical: Option<String>,
 }
 
 impl NewProduct {
@@ -106,7 +110,8 @@ async fn row(console: &Console, tenant: &TenantId, product: Product) -> Result<R
         Encoding::Json => "JSON",
         Encoding::Cbor => "CBOR",
     };
-    Ok(Row { id: product.id.to_string(), name: product.name, encoding, units, unclaimed })
+    let (id, critical) = (product.id.to_string(), product.critical);
+    Ok(Row { id, name: product.name, encoding, critical, units, unclaimed })
 }
 
 pub(super) async fn create(State(console): State<Console>, who: Identity, Form(asked): Form<NewProduct>) -> Answer {
@@ -131,7 +136,9 @@ pub(super) async fn create(State(console): State<Console>, who: Identity, Form(a
 
 async fn save(console: &Console, who: &Identity, id: &ProductId, asked: &NewProduct) -> Answer {
     let name = asked.name().unwrap_or_default();
-    match console.auth.put_product(&who.principal, id, name, asked.encoding()).await? {
+    let (tenant, critical) = (who.principal.tenant.clone(), asked.critical.is_some());
+    let product = Product { encoding: asked.encoding(), critical, ..Product::new(tenant, id.clone(), name) };
+    match console.auth.put_product(&who.principal, product).await? {
         Put::Created | Put::Replaced => Ok(see(&format!("/products/{id}?done=product"))),
         Put::Owned => Err(Problem::forbidden().into()),
     }
@@ -175,7 +182,9 @@ async fn compose(
     let product = found.ok_or_else(|| Problem::not_found("product"))?.document;
     let shell = Shell::of(console, who, "products", &*product.name).await?.noticing(done);
     let encoding = if product.encoding == Encoding::Cbor { "cbor" } else { "json" };
-    let asked = NewProduct { id: product.id.to_string(), name: product.name.clone(), encoding: encoding.to_owned() };
+    let critical = product.critical.then(|| "on".to_owned());
+    let (id, name, encoding) = (product.id.to_string(), product.name.clone(), encoding.to_owned());
+    let asked = NewProduct { id, name, encoding, critical };
     let product = row(console, tenant, product).await?;
     Ok(ProductPage { shell, product, asked, csv: String::new(), wrong: Wrong::default(), issued: None })
 }

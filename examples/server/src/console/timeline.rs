@@ -32,7 +32,7 @@ pub(super) struct Happening {
 /// What happened, newest first. Of the audit log as far as the reader may see it.
 pub(super) async fn of(console: &Console, device: &Device, may_audit: bool) -> Result<Vec<Happening>, StoreError> {
     let now = console.now();
-    let mut all = connections(console, device, now);
+    let mut all = connections(console, device, now).await?;
     all.extend(commands(console, device, now).await?);
     if may_audit {
         all.extend(changes(console, device).await?);
@@ -42,17 +42,17 @@ pub(super) async fn of(console: &Console, device: &Device, may_audit: bool) -> R
     Ok(all)
 }
 
-fn connections(console: &Console, device: &Device, now: Timestamp) -> Vec<Happening> {
-    let known = console.node.connections(&device.tenant, &device.id, ENTRIES as usize);
+async fn connections(console: &Console, device: &Device, now: Timestamp) -> Result<Vec<Happening>, StoreError> {
+    let known = console.node.connections(device, ENTRIES as usize).await?;
     let happening = |presence: iot_conn::node::Presence| Happening {
         order: presence.since,
         at: Moment::of(presence.since, now),
-        what: if presence.online { "connected" } else { "disconnected" }.to_owned(),
+        what: if presence.is_online() { "connected" } else { "disconnected" }.to_owned(),
         failed: String::new(),
         detail: presence.cause.unwrap_or_default().replace('_', " "),
         link: String::new(),
     };
-    known.into_iter().map(happening).collect()
+    Ok(known.into_iter().map(happening).collect())
 }
 
 async fn commands(console: &Console, device: &Device, now: Timestamp) -> Result<Vec<Happening>, StoreError> {

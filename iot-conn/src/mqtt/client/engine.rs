@@ -332,6 +332,7 @@ impl Client {
                     reason: disconnect.reason,
                     reason_string: disconnect.properties.reason_string().map(str::to_owned),
                     server_reference: disconnect.properties.server_reference().map(str::to_owned),
+                    retry_after: disconnect.properties.retry_after(),
                 });
                 Ok(())
             }
@@ -347,6 +348,7 @@ impl Client {
                 reason: ack.reason,
                 reason_string: properties.reason_string().map(str::to_owned),
                 server_reference: properties.server_reference().map(str::to_owned),
+                retry_after: properties.retry_after(),
             }));
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! What happened, for the application.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use iot_core::message;
@@ -79,6 +79,8 @@ pub struct Refused {
     pub reason_string: Option<String>,
     /// Another server to use.
     pub server_reference: Option<String>,
+    /// How long to stay away; what our server tells, see [`RETRY_AFTER`](crate::mqtt::RETRY_AFTER).
+    pub retry_after: Option<Duration>,
 }
 
 /// A message from the server.
@@ -128,6 +130,8 @@ pub enum Cause {
         reason_string: Option<String>,
         /// Another server to use.
         server_reference: Option<String>,
+        /// How long to stay away, as in [`Refused`].
+        retry_after: Option<Duration>,
     },
     /// The server broke the standard; it was told if the version allows it.
     Violation(DecodeError),

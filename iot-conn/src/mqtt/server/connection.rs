@@ -8,12 +8,12 @@ use iot_core::{message::QoS, time::Monotonic};
 use crate::mqtt::{
     codec::{encode, frame_length},
     packet::{Ack, Disconnect, List, Packet, PacketKind, Publish, SubAck, Version},
-    property::Property,
+    property::{Property, RETRY_AFTER},
     reason::ReasonCode,
     wire::{DecodeError, EncodeError, Put},
 };
 
-use super::event::{Cause, Event, Ticket};
+use super::event::{Cause, Event, Farewell, Ticket};
 use super::inbound::Inbound;
 use super::limits::ConnectionLimits;
 use super::outbound::{Delivered, Delivery, Outbound};
@@ -121,6 +121,14 @@ impl Connection {
         }
     }
 
+    /// When the client will have been silent for longer than it said it would be; `None` without a keep alive. It is given half of
+    /// that again before [`poll_timeout`](Self::poll_timeout).
+    #[must_use]
+    pub fn suspect_from(&self) -> Option<Monotonic> {
+        let has_keep_alive = self.phase == Phase::Online && self.keep_alive_s > 0;
+        has_keep_alive.then(|| self.heard.plus(Duration::from_secs(u64::from(self.keep_alive_s))))
+    }
+
     /// Ends a connection whose CONNECT did not come in time, or that was silent for one and a half keep-alive intervals
     /// [MQTT-3.1.2-22]. Too early a call does nothing.
     ///
@@ -136,7 +144,7 @@ impl Connection {
             self.heard = now;
             self.stalled = self.is_stalled();
         } else {
-            self.send_disconnect(ReasonCode::KeepAliveTimeout);
+            self.send_disconnect(ReasonCode::KeepAliveTimeout, &Farewell::default());
             self.close(Cause::KeepAliveTimeout);
         }
     }
@@ -231,14 +239,14 @@ impl Connection {
         }
     }
 
-    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one is sent as
-    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets 0x80 for every error.
+    /// Answers a SUBSCRIBE with a code for each filter, in order; a missing one, or an error that a SUBACK cannot hold, is
+    /// sent as [`ReasonCode::UnspecifiedError`] [MQTT-3.9.3-2]. A 3.1.1 client gets 0x80 for every error.
     pub fn subscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
         self.answer_request(ticket, PacketKind::SubAck, codes);
     }
 
-    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one is sent as
-    /// [`ReasonCode::UnspecifiedError`]. A 3.1.1 client gets none.
+    /// Answers an UNSUBSCRIBE with a code for each filter, in order; a missing one, or an error that an UNSUBACK cannot
+    /// hold, is sent as [`ReasonCode::UnspecifiedError`] [MQTT-3.11.3-2]. A 3.1.1 client gets none.
     pub fn unsubscribed(&mut self, ticket: Ticket, codes: &[ReasonCode]) {
         self.answer_request(ticket, PacketKind::UnsubAck, codes);
     }
@@ -288,10 +296,15 @@ impl Connection {
     /// Ends the connection. An MQTT 5 client gets a DISCONNECT with the reason; one that waits for its CONNACK is
     /// [refused](Self::refuse).
     pub fn disconnect(&mut self, reason: ReasonCode) {
+        self.disconnect_with(reason, &Farewell::default());
+    }
+
+    /// The same, with something to tell beside the reason.
+    pub fn disconnect_with(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if self.phase == Phase::Asked {
-            self.refuse(reason);
+            self.refuse_with(reason, farewell);
         } else {
-            self.send_disconnect(reason);
+            self.send_disconnect(reason, farewell);
             self.close(Cause::ServerDisconnect(reason));
         }
     }
@@ -328,11 +341,12 @@ impl Connection {
     fn answer_request(&mut self, ticket: Ticket, kind: PacketKind, codes: &[ReasonCode]) {
         let Some(request) = self.inbound.answer_request(ticket, kind) else { return };
         let completed: Vec<_>;
-        let reasons = if codes.len() == request.filters {
+        let reasons = if codes.len() == request.filters && codes.iter().all(|code| code.is_valid_in(kind)) {
             codes
         } else {
             let missing = std::iter::repeat(ReasonCode::UnspecifiedError);
-            completed = codes.iter().copied().chain(missing).take(request.filters).collect();
+            let told = codes.iter().map(|code| reason_for(kind, *code));
+            completed = told.chain(missing).take(request.filters).collect();
             &completed
         };
         let ack = SubAck { packet_id: request.packet_id, properties: List::EMPTY, reasons: List::from(reasons) };
@@ -367,18 +381,42 @@ impl Connection {
     }
 
     fn violate(&mut self, violation: DecodeError) {
-        self.send_disconnect(match violation.reason {
+        let reason = match violation.reason {
             reason if reason.is_valid_in(PacketKind::Disconnect) => reason,
             _ => ReasonCode::ProtocolError,
-        });
+        };
+        self.send_disconnect(reason, &Farewell::default());
         self.close(Cause::Protocol(violation.reason, violation.statement));
     }
 
     /// Only after a CONNACK [MQTT-3.14.0-1], and not in 3.1.1, where the server has no DISCONNECT.
-    fn send_disconnect(&mut self, reason: ReasonCode) {
+    fn send_disconnect(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if self.phase == Phase::Online && self.version == Some(Version::V5) {
-            let reason = reason_for(PacketKind::Disconnect, reason);
-            self.send(&Packet::Disconnect(Disconnect { reason, properties: List::EMPTY }));
+            let reason = match reason_for(PacketKind::Disconnect, reason) {
+                // Only a client leaves a will (MQTT 5 §3.14.2.1).
+                ReasonCode::DisconnectWithWill => ReasonCode::UnspecifiedError,
+                reason => reason,
+            };
+            self.send_away(farewell, |properties| Packet::Disconnect(Disconnect { reason, properties }));
+        }
+    }
+
+    /// Sends a packet with what the client is told, or without if that is too much for it.
+    pub(super) fn send_away<'p>(
+        &mut self,
+        farewell: &Farewell,
+        packet: impl for<'a> Fn(List<'a, Property<'a>>) -> Packet<'a>,
+    ) {
+        let retry_after = farewell.retry_after.map(|after| after.as_millis().to_string());
+        let properties: Vec<_> = [
+            farewell.server_reference.as_deref().map(Property::ServerReference),
+            retry_after.as_deref().map(|after| Property::UserProperty(RETRY_AFTER, after)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !self.send(&packet(List::from(&properties[..]))) {
+            self.send(&packet(List::EMPTY));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a connection tells its caller.
 
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use iot_core::{
@@ -185,7 +185,7 @@ impl Cause {
             Self::Protocol(..) => "protocol_error",
             Self::ServerDisconnect(ReasonCode::SessionTakenOver) => "taken_over",
             Self::ServerDisconnect(ReasonCode::NotAuthorized) => "revoked",
-            Self::ServerDisconnect(ReasonCode::ServerShuttingDown) => "shutting_down",
+            Self::ServerDisconnect(ReasonCode::ServerShuttingDown | ReasonCode::UseAnotherServer) => "shutting_down",
             Self::ServerDisconnect(ReasonCode::QuotaExceeded) => "too_slow",
             Self::ServerDisconnect(_) => "server",
             Self::Lost => "connection_lost",
@@ -193,14 +193,26 @@ impl Cause {
     }
 
     /// Whether the client's will is to be published: always, unless the client disconnected without it
-    /// [MQTT-3.1.2-8] [MQTT-3.1.2-10].
+    /// [MQTT-3.1.2-8] [MQTT-3.1.2-10], or the server ends, which says nothing about the client (MQTT 5 §3.1.2.5 lets it wait).
     #[must_use]
     pub const fn with_will(&self) -> bool {
         match self {
             Self::Disconnected { with_will, .. } => *with_will,
+            Self::ServerDisconnect(ReasonCode::ServerShuttingDown | ReasonCode::UseAnotherServer) => false,
             _ => true,
         }
     }
+}
+
+/// What a client that is sent away is told beside the reason, where the protocol can (MQTT 5). Left out if the client's packets
+/// are too small for it [MQTT-3.2.2-19] [MQTT-3.14.2-3].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "made by the caller")]
+pub struct Farewell {
+    /// How long to stay away, as the user property [`RETRY_AFTER`](crate::mqtt::RETRY_AFTER).
+    pub retry_after: Option<Duration>,
+    /// Where to go instead, as the property Server Reference (MQTT 5 §4.13).
+    pub server_reference: Option<Arc<str>>,
 }
 
 /// Text that shares the bytes it came in. Cheap to clone.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use iot_core::{secret::Secret, time::Monotonic};
 
 use crate::mqtt::{
-    codec::{connect_version, decode, encode},
+    codec::{connect_version, decode},
     packet::{ConnAck, Connect, List, Packet, PacketKind, Sender, Version, Will},
     property::Property,
     reason::ReasonCode,
@@ -12,7 +12,7 @@ use crate::mqtt::{
 };
 
 use super::connection::{Asked, Connection, Phase, reason_for};
-use super::event::{Cause, ConnectRequest, Event, WillRequest};
+use super::event::{Cause, ConnectRequest, Event, Farewell, WillRequest};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 
@@ -88,22 +88,27 @@ impl Connection {
     /// Refuses the client: CONNACK with the reason, then the end. A 3.1.1 client gets the return code that says it, and
     /// no CONNACK if none does. Only after [`Event::Connect`].
     pub fn refuse(&mut self, reason: ReasonCode) {
+        self.refuse_with(reason, &Farewell::default());
+    }
+
+    /// The same, with something to tell beside the reason.
+    pub fn refuse_with(&mut self, reason: ReasonCode, farewell: &Farewell) {
         if let (Phase::Asked, Some(version)) = (self.phase, self.version) {
-            self.send_refusal(version, reason);
+            self.send_refusal(version, reason, farewell);
             self.close(Cause::ServerDisconnect(reason));
         }
     }
 
-    fn send_refusal(&mut self, version: Version, reason: ReasonCode) {
+    fn send_refusal(&mut self, version: Version, reason: ReasonCode, farewell: &Farewell) {
         let reason = match version {
             Version::V5 if !reason.is_error() => ReasonCode::UnspecifiedError,
             Version::V5 => reason_for(PacketKind::ConnAck, reason),
             Version::V311 if reason.is_error() => reason,
             Version::V311 => return,
         };
-        let ack = ConnAck { session_present: false, reason, properties: List::EMPTY };
-        // An error means a reason without a return code in 3.1.1; nothing was written then.
-        let _ = encode(&Packet::ConnAck(ack), version, self.output());
+        // An error means a reason without a return code in 3.1.1; nothing is written then.
+        self.version = Some(version);
+        self.send_away(farewell, |properties| Packet::ConnAck(ConnAck { session_present: false, reason, properties }));
     }
 
     /// The first packet.
@@ -138,7 +143,7 @@ impl Connection {
     /// Answers a CONNECT that cannot be read, as far as its version is known.
     pub(super) fn refuse_first(&mut self, bytes: &[u8], violation: &DecodeError) {
         if let (Phase::Fresh, Some(version)) = (self.phase, connect_version(bytes)) {
-            self.send_refusal(version, violation.reason);
+            self.send_refusal(version, violation.reason, &Farewell::default());
         }
     }
 

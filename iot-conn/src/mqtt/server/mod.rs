@@ -47,7 +47,7 @@ mod packets;
 mod tests;
 
 pub use connection::Connection;
-pub use event::{Cause, ConnectRequest, Event, PublishRequest, SubscribeOptions, Text, Ticket, WillRequest};
+pub use event::{Cause, ConnectRequest, Event, Farewell, PublishRequest, SubscribeOptions, Text, Ticket, WillRequest};
 pub use handshake::Accepted;
 pub use limits::ConnectionLimits;
 pub use outbound::{Delivered, Delivery, PacketId};

@@ -75,7 +75,7 @@ pub(super) struct Cloud {
     pub(super) clock: Arc<ManualClock>,
     pub(super) sessions: Arc<Failing>,
     book: Arc<Book>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     pub(super) websocket: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), ServeError>>,
@@ -104,21 +104,15 @@ impl Cloud {
         let stores = Stores { meta: memory.clone(), telemetry: memory, sessions: sessions.clone() };
         let book = Arc::new(Book::default());
         for id in ["lamp", "door"] {
-            assert!(matches!(stores.meta.commit(Batch::default().create(&device(id))).await, Ok(Committed::Done(_))));
+            // There already, if it is a restart.
+            let _first = stores.meta.commit(Batch::default().create(&device(id))).await.unwrap();
         }
         let limits = iot_core::limits::Limits { subscriptions_max: 8, ..Default::default() };
         let node = Node::builder(NodeId::parse("n").unwrap(), stores, clock.clone())
             .limits(limits)
             .authenticate_with(authenticator(), book.clone());
         let node = build(node).build();
-        let listener = Listener {
-            name: "mqtt",
-            address: ([127, 0, 0, 1], 0).into(),
-            tls: None,
-            websocket: false,
-            anonymous: true,
-            balancers: Vec::new(),
-        };
+        let listener = Listener { anonymous: true, ..Listener::new("mqtt", ([127, 0, 0, 1], 0).into()) };
         let (plain, narrow) = (listen(listener.address).unwrap(), listen(listener.address).unwrap());
         // Inherited by what it accepts: a frame of some size does not go out at once.
         socket2::SockRef::from(&narrow).set_send_buffer_size(4_096).unwrap();
@@ -134,6 +128,13 @@ impl Cloud {
     pub(super) async fn stop(self) {
         self.stop.send(()).unwrap();
         soon("the node to end", self.served).await.unwrap().unwrap();
+    }
+
+    /// Ends without a word: what it has in memory is lost, and nothing more is stored.
+    pub(super) async fn crash(self) {
+        self.served.abort();
+        let aborted = self.served.await;
+        assert!(aborted.is_err_and(|error| error.is_cancelled()));
     }
 
     /// Revokes the credential of `who`, as by a commit.
@@ -397,6 +398,27 @@ impl Client {
         self.stream = Some(TcpStream::connect(self.address).await.unwrap());
         self.engine.handle_connected(Monotonic::ZERO);
         self.event().await
+    }
+
+    /// Connects, as far as the server lets it: `None` if it closes without a word.
+    pub(super) async fn connects_or_ends(&mut self) -> Option<Event> {
+        self.begin().await;
+        loop {
+            let open = self.read().await;
+            match self.engine.poll_event() {
+                Some(event) => return Some(event),
+                None if open => {}
+                None => return None,
+            }
+        }
+    }
+
+    /// Sends its CONNECT and waits for nothing.
+    pub(super) async fn begin(&mut self) {
+        self.cut();
+        self.stream = Some(TcpStream::connect(self.address).await.unwrap());
+        self.engine.handle_connected(Monotonic::ZERO);
+        self.write().await;
     }
 
     /// The transport breaks.

@@ -61,7 +61,7 @@ fn a_refusal_is_an_event_and_the_end() {
         device.client.handle_connected(device.now);
         let reason = ReasonCode::NotAuthorized;
         device.receive(Packet::ConnAck(ConnAck { session_present: false, reason, properties: List::EMPTY }));
-        let refused = Refused { reason, reason_string: None, server_reference: None };
+        let refused = Refused { reason, reason_string: None, server_reference: None, retry_after: None };
         assert_eq!(device.events(), [Event::Refused(refused)]);
         assert_eq!(device.client.poll_timeout(), None);
         device.client.handle_disconnected(device.now);
@@ -121,7 +121,7 @@ fn clean_start_is_for_the_first_connection_in_mqtt_5_and_for_all_in_311() {
 }
 
 #[test]
-fn a_session_after_a_clean_start_is_a_violation() {
+fn mqtt_5_3_2_2_4_a_session_after_a_clean_start_is_a_violation() {
     let mut device = Device::new(ClientOptions { clean_start: true, ..options(Version::V311) });
     device.client.handle_connected(device.now);
     let reason = ReasonCode::Success;
@@ -139,7 +139,7 @@ fn an_assigned_client_identifier_is_used_again() {
 }
 
 #[test]
-fn a_silent_client_pings_and_gives_up_a_silent_server() {
+fn mqtt_5_3_1_2_20_a_silent_client_pings_and_gives_up_a_silent_server() {
     for version in BOTH {
         let mut device = Device::online(ClientOptions { keep_alive_s: 40, ..options(version) }, &[]);
         assert_eq!(device.client.poll_timeout(), Some(device.now.plus(Duration::from_secs(30))));
@@ -170,7 +170,7 @@ fn sending_alone_does_not_put_off_the_ping() {
 }
 
 #[test]
-fn the_server_may_set_or_end_the_keep_alive() {
+fn mqtt_5_3_1_2_21_the_server_may_set_or_end_the_keep_alive() {
     let device = Device::online(options(Version::V5), &[Property::ServerKeepAlive(8)]);
     assert_eq!(device.client.poll_timeout(), Some(device.now.plus(Duration::from_secs(6))));
     let device = Device::online(options(Version::V5), &[Property::ServerKeepAlive(0)]);
@@ -197,7 +197,8 @@ fn both_ends_can_disconnect() {
     let properties = [Property::ReasonString("elsewhere")];
     let reason = ReasonCode::SessionTakenOver;
     device.receive(Packet::Disconnect(Disconnect { reason, properties: List::from(&properties) }));
-    let cause = Cause::Server { reason, reason_string: Some("elsewhere".into()), server_reference: None };
+    let (reason_string, server_reference, retry_after) = (Some("elsewhere".into()), None, None);
+    let cause = Cause::Server { reason, reason_string, server_reference, retry_after };
     assert_eq!(device.events(), [Event::Disconnected(cause)]);
     assert_eq!(device.sent(), []);
 }

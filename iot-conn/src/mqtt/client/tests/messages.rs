@@ -81,7 +81,7 @@ fn unknown_identifiers_are_answered_as_the_standard_says() {
 }
 
 #[test]
-fn receive_maximum_bounds_what_is_in_flight() {
+fn mqtt_5_3_3_4_7_receive_maximum_bounds_what_is_in_flight() {
     let mut device = Device::online(options(Version::V5), &[Property::ReceiveMaximum(2)]);
     for payload in ["a", "b", "c", "d"] {
         device.publish(payload, ExactlyOnce);
@@ -141,7 +141,7 @@ fn what_this_server_does_not_take_is_given_up() {
 }
 
 #[test]
-fn a_session_goes_on_with_the_same_packets_in_order() {
+fn mqtt_5_4_6_0_1_a_session_goes_on_with_the_same_packets_in_order() {
     for version in BOTH {
         let mut device = Device::online(options(version), &[]);
         device.publish("a", AtLeastOnce);
@@ -179,7 +179,7 @@ fn sending_again_respects_a_smaller_receive_maximum() {
 }
 
 #[test]
-fn a_lost_session_sends_qos_1_anew_and_gives_up_qos_2() {
+fn mqtt_5_3_2_2_5_a_lost_session_sends_qos_1_anew_and_gives_up_qos_2() {
     let mut device = Device::online(options(Version::V5), &[]);
     device.publish("a", AtLeastOnce);
     let unsure = device.publish("b", ExactlyOnce);
@@ -280,7 +280,7 @@ fn aliased<'a>(topic: &'a str, properties: &'a [Property<'a>]) -> Packet<'a> {
 }
 
 #[test]
-fn a_topic_alias_stands_for_the_name_it_was_set_to() {
+fn mqtt_5_3_3_2_10_a_topic_alias_stands_for_the_name_it_was_set_to() {
     let mut device = Device::online(options(Version::V5), &[]);
     let alias = [Property::TopicAlias(16)];
     for topic in ["a", "", "b", ""] {

@@ -3,6 +3,7 @@
 mod connection;
 mod lossy_link;
 mod messages;
+mod statements;
 
 use std::time::Duration;
 

@@ -48,15 +48,22 @@ const CONNECT: &[Row] = &[
         b"\0\x04MQTT\x05\x02\0\0\x0a\x11\0\0\0\x01\x11\0\0\0\x01\0\0",
         ProtocolError,
     ),
-    ("topic alias is not for CONNECT", V5, Client, 0x10, b"\0\x04MQTT\x05\x02\0\0\x03\x23\0\x01\0\0", ProtocolError),
-    ("will delay is not for CONNECT", V5, Client, 0x10, b"\0\x04MQTT\x05\x02\0\0\x05\x18\0\0\0\x01\0\0", ProtocolError),
+    ("topic alias is not for CONNECT", V5, Client, 0x10, b"\0\x04MQTT\x05\x02\0\0\x03\x23\0\x01\0\0", MalformedPacket),
+    (
+        "will delay is not for CONNECT",
+        V5,
+        Client,
+        0x10,
+        b"\0\x04MQTT\x05\x02\0\0\x05\x18\0\0\0\x01\0\0",
+        MalformedPacket,
+    ),
     (
         "receive maximum is not for a will",
         V5,
         Client,
         0x10,
         b"\0\x04MQTT\x05\x06\0\0\0\0\0\x03\x21\0\x01\0\x01t\0\0",
-        ProtocolError,
+        MalformedPacket,
     ),
     (
         "payload format 2 of a will",
@@ -96,6 +103,27 @@ const CONNECT: &[Row] = &[
     ("user property without a value", V5, Client, 0x10, b"\0\x04MQTT\x05\x02\0\0\x04\x26\0\x01a\0\0", MalformedPacket),
     ("trailing byte", V311, Client, 0x10, b"\0\x04MQTT\x04\x02\0\0\0\0\0", MalformedPacket),
     ("from the server", V5, Server, 0x10, b"\0\x04MQTT\x05\x02\0\0\0\0\0", ProtocolError),
+    ("keep alive cut", V311, Client, 0x10, b"\0\x04MQTT\x04\x02\0", MalformedPacket),
+    ("no client id", V311, Client, 0x10, b"\0\x04MQTT\x04\x02\0\0", MalformedPacket),
+    ("will topic with U+0000", V311, Client, 0x10, b"\0\x04MQTT\x04\x06\0\0\0\0\0\x01\0\0\0", MalformedPacket),
+    ("user name ill-formed", V311, Client, 0x10, b"\0\x04MQTT\x04\x82\0\0\0\0\0\x01\xff", MalformedPacket),
+    (
+        "assigned client id from the client",
+        V5,
+        Client,
+        0x10,
+        b"\0\x04MQTT\x05\x02\0\0\x03\x12\0\0\0\0",
+        MalformedPacket,
+    ),
+    (
+        "server keep alive from the client",
+        V5,
+        Client,
+        0x10,
+        b"\0\x04MQTT\x05\x02\0\0\x03\x13\0\x01\0\0",
+        MalformedPacket,
+    ),
+    ("receive maximum twice", V5, Client, 0x10, b"\0\x04MQTT\x05\x02\0\0\x06\x21\0\x01\x21\0\x01\0\0", ProtocolError),
 ];
 
 const CONNACK: &[Row] = &[
@@ -112,8 +140,12 @@ const CONNACK: &[Row] = &[
     ("receive maximum 0", V5, Server, 0x20, b"\0\0\x03\x21\0\0", ProtocolError),
     ("maximum packet size 0", V5, Server, 0x20, b"\0\0\x05\x27\0\0\0\0", ProtocolError),
     ("wildcards available 2", V5, Server, 0x20, b"\0\0\x02\x28\x02", ProtocolError),
-    ("will delay", V5, Server, 0x20, b"\0\0\x05\x18\0\0\0\x01", ProtocolError),
+    ("will delay", V5, Server, 0x20, b"\0\0\x05\x18\0\0\0\x01", MalformedPacket),
     ("from the client", V5, Client, 0x20, b"\0\0\0", ProtocolError),
+    ("without a code, 3.1.1", V311, Server, 0x20, b"\0", MalformedPacket),
+    ("a trailing byte, 3.1.1", V311, Server, 0x20, b"\0\0\0", MalformedPacket),
+    ("subscription id", V5, Server, 0x20, b"\0\0\x02\x0b\x01", MalformedPacket),
+    ("server keep alive twice", V5, Server, 0x20, b"\0\0\x06\x13\0\x01\x13\0\x01", ProtocolError),
 ];
 
 const PUBLISH: &[Row] = &[
@@ -142,10 +174,17 @@ const PUBLISH: &[Row] = &[
     ("content type ill-formed", V5, Client, 0x30, b"\0\x01t\x04\x03\0\x01\xff", MalformedPacket),
     ("user property with U+0000", V5, Client, 0x30, b"\0\x01t\x07\x26\0\x01a\0\x01\0", MalformedPacket),
     ("expiry twice", V5, Client, 0x30, b"\0\x01t\x0a\x02\0\0\0\x01\x02\0\0\0\x01", ProtocolError),
-    ("reason string", V5, Client, 0x30, b"\0\x01t\x04\x1f\0\x01r", ProtocolError),
+    ("reason string", V5, Client, 0x30, b"\0\x01t\x04\x1f\0\x01r", MalformedPacket),
     ("subscription id from the client", V5, Client, 0x30, b"\0\x01t\x02\x0b\x01", ProtocolError),
     ("subscription id 0 from the server", V5, Server, 0x30, b"\0\x01t\x02\x0b\0", ProtocolError),
     ("property length beyond the packet", V5, Client, 0x30, b"\0\x01t\x7f\x01\x01", MalformedPacket),
+    ("topic longer than the packet", V311, Client, 0x30, b"\0\x05ab", MalformedPacket),
+    ("packet id cut", V5, Client, 0x32, b"\0\x01t\0", MalformedPacket),
+    ("no property length", V5, Client, 0x30, b"\0\x01t", MalformedPacket),
+    ("session expiry", V5, Client, 0x30, b"\0\x01t\x05\x11\0\0\0\x01", MalformedPacket),
+    ("correlation data cut", V5, Client, 0x30, b"\0\x01t\x04\x09\0\x05a", MalformedPacket),
+    ("content type twice", V5, Client, 0x30, b"\0\x01t\x06\x03\0\0\x03\0\0", ProtocolError),
+    ("user property without a value", V5, Client, 0x30, b"\0\x01t\x04\x26\0\x01a", MalformedPacket),
 ];
 
 const ACKS: &[Row] = &[
@@ -161,9 +200,13 @@ const ACKS: &[Row] = &[
     ("PUBACK with a code of PUBREL", V5, Client, 0x40, b"\0\x01\x92", ProtocolError),
     ("PUBREL with a code of PUBREC", V5, Client, 0x62, b"\0\x01\x10", ProtocolError),
     ("PUBCOMP with an unknown code", V5, Client, 0x70, b"\0\x01\x05", MalformedPacket),
-    ("PUBACK with receive maximum", V5, Client, 0x40, b"\0\x01\0\x03\x21\0\x01", ProtocolError),
+    ("PUBACK with receive maximum", V5, Client, 0x40, b"\0\x01\0\x03\x21\0\x01", MalformedPacket),
     ("PUBREC with two reason strings", V5, Client, 0x50, b"\0\x01\0\x06\x1f\0\0\x1f\0\0", ProtocolError),
     ("PUBCOMP with a trailing byte", V5, Client, 0x70, b"\0\x01\0\0\0", MalformedPacket),
+    ("PUBCOMP flags", V311, Client, 0x72, b"\0\x01", MalformedPacket),
+    ("PUBREL with a content type", V5, Client, 0x62, b"\0\x01\0\x03\x03\0\0", MalformedPacket),
+    ("PUBREC property length beyond the packet", V5, Client, 0x50, b"\0\x01\0\x04\x1f\0", MalformedPacket),
+    ("PUBREL empty", V311, Client, 0x62, b"", MalformedPacket),
 ];
 
 const SUBSCRIBE: &[Row] = &[
@@ -203,8 +246,11 @@ const SUBSCRIBE: &[Row] = &[
         b"\0\x01\x06\x0b\xff\xff\xff\xff\x01\0\x01a\0",
         MalformedPacket,
     ),
-    ("reason string", V5, Client, 0x82, b"\0\x01\x03\x1f\0\0\0\x01a\0", ProtocolError),
+    ("reason string", V5, Client, 0x82, b"\0\x01\x03\x1f\0\0\0\x01a\0", MalformedPacket),
     ("from the server", V5, Server, 0x82, b"\0\x01\0\0\x01a\0", ProtocolError),
+    ("filter longer than the packet", V311, Client, 0x82, b"\0\x01\0\x05a\0", MalformedPacket),
+    ("second filter without options", V5, Client, 0x82, b"\0\x01\0\0\x01a\0\0\x01b", MalformedPacket),
+    ("topic alias", V5, Client, 0x82, b"\0\x01\x03\x23\0\x01\0\x01a\0", MalformedPacket),
 ];
 
 const REST: &[Row] = &[
@@ -218,7 +264,7 @@ const REST: &[Row] = &[
     ("UNSUBSCRIBE without filters, 5", V5, Client, 0xa2, b"\0\x01\0", ProtocolError),
     ("UNSUBSCRIBE without filters, 3.1.1", V311, Client, 0xa2, b"\0\x01", ProtocolError),
     ("UNSUBSCRIBE with a bad filter", V311, Client, 0xa2, b"\0\x01\0\x02#a", TopicFilterInvalid),
-    ("UNSUBSCRIBE with a subscription id", V5, Client, 0xa2, b"\0\x01\x02\x0b\x01\0\x01a", ProtocolError),
+    ("UNSUBSCRIBE with a subscription id", V5, Client, 0xa2, b"\0\x01\x02\x0b\x01\0\x01a", MalformedPacket),
     ("UNSUBACK with a payload, 3.1.1", V311, Server, 0xb0, b"\0\x01\0", MalformedPacket),
     ("UNSUBACK without codes", V5, Server, 0xb0, b"\0\x01\0", ProtocolError),
     ("UNSUBACK with a code of SUBACK", V5, Server, 0xb0, b"\0\x01\0\x02", ProtocolError),
@@ -236,7 +282,7 @@ const REST: &[Row] = &[
     ("DISCONNECT with an unknown code", V5, Client, 0xe0, b"\x03", MalformedPacket),
     ("server's session expiry", V5, Server, 0xe0, b"\0\x05\x11\0\0\0\x01", ProtocolError),
     ("client's server reference", V5, Client, 0xe0, b"\0\x04\x1c\0\x01s", ProtocolError),
-    ("DISCONNECT with a content type", V5, Client, 0xe0, b"\0\x03\x03\0\0", ProtocolError),
+    ("DISCONNECT with a content type", V5, Client, 0xe0, b"\0\x03\x03\0\0", MalformedPacket),
     ("AUTH in 3.1.1", V311, Client, 0xf0, b"", MalformedPacket),
     ("AUTH flags", V5, Client, 0xf1, b"\x18\x04\x15\0\x01m", MalformedPacket),
     ("AUTH without a method", V5, Client, 0xf0, b"\x18\0", ProtocolError),
@@ -246,6 +292,13 @@ const REST: &[Row] = &[
     ("AUTH with the method twice", V5, Client, 0xf0, b"\x18\x08\x15\0\x01m\x15\0\x01m", ProtocolError),
     ("packet type 0", V311, Client, 0x00, b"", MalformedPacket),
     ("packet type 0, 5", V5, Client, 0x00, b"", MalformedPacket),
+    ("UNSUBSCRIBE with a filter cut", V5, Client, 0xa2, b"\0\x01\0\0\x05a", MalformedPacket),
+    ("UNSUBACK with a subscription id", V5, Server, 0xb0, b"\0\x01\x02\x0b\x01\0", MalformedPacket),
+    ("DISCONNECT with the expiry twice", V5, Client, 0xe0, b"\0\x0a\x11\0\0\0\x01\x11\0\0\0\x01", ProtocolError),
+    ("DISCONNECT with a trailing byte", V5, Client, 0xe0, b"\0\0\0", MalformedPacket),
+    ("AUTH with an unknown code", V5, Client, 0xf0, b"\x05\x04\x15\0\x01m", MalformedPacket),
+    ("AUTH with a code only", V5, Client, 0xf0, b"\x18", MalformedPacket),
+    ("AUTH with a session expiry", V5, Client, 0xf0, b"\x18\x09\x15\0\x01m\x11\0\0\0\x01", MalformedPacket),
 ];
 
 fn framed(first: u8, body: &[u8]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Keep alive, DISCONNECT, violations.
 
 use super::*;
-use crate::mqtt::{Auth, Disconnect};
+use crate::mqtt::{Auth, ConnAck, Disconnect, server::Farewell};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_nanos(1);
@@ -238,12 +238,46 @@ fn causes_have_stable_names() {
         (Cause::Protocol(ReasonCode::ProtocolError, ""), "protocol_error"),
         (Cause::ServerDisconnect(ReasonCode::SessionTakenOver), "taken_over"),
         (Cause::ServerDisconnect(ReasonCode::NotAuthorized), "revoked"),
-        (Cause::ServerDisconnect(ReasonCode::ServerShuttingDown), "shutting_down"),
         (Cause::ServerDisconnect(ReasonCode::QuotaExceeded), "too_slow"),
         (Cause::ServerDisconnect(ReasonCode::ServerBusy), "server"),
         (Cause::Lost, "connection_lost"),
     ];
     for (cause, name) in others {
         assert_eq!((cause.code(), cause.with_will()), (name, true));
+    }
+    for reason in [ReasonCode::ServerShuttingDown, ReasonCode::UseAnotherServer] {
+        let cause = Cause::ServerDisconnect(reason);
+        assert_eq!((cause.code(), cause.with_will()), ("shutting_down", false), "says nothing about the client");
+    }
+}
+
+#[test]
+fn who_is_sent_away_is_told_where_to_go_and_when_as_far_as_its_packets_allow() {
+    let farewell =
+        Farewell { retry_after: Some(Duration::from_millis(1_234)), server_reference: Some("b.example".into()) };
+    let told = [Property::ServerReference("b.example"), Property::UserProperty("retry-after-ms", "1234")];
+    let reason = ReasonCode::UseAnotherServer;
+    let with = Packet::Disconnect(Disconnect { reason, properties: List::from(&told) });
+    let without = Packet::Disconnect(Disconnect { reason, properties: List::EMPTY });
+    let mut old = Server::online(Version::V311, ConnectionLimits::default());
+    old.connection.disconnect_with(reason, &farewell);
+    assert!(!old.connection.has_output());
+    for (bytes_max, packet) in [(None, with), (Some(20), without)] {
+        let properties: Vec<_> = bytes_max.map(Property::MaximumPacketSize).into_iter().collect();
+        let connect = Connect { properties: List::from(&properties[..]), ..connect(Version::V5) };
+        let mut server = Server::accepted(&connect, ConnectionLimits::default(), Accepted::default());
+        server.connection.disconnect_with(reason, &farewell);
+        server.assert_sent(&[packet]);
+    }
+    for (version, written) in [(Version::V5, Some(&told[..])), (Version::V311, None)] {
+        let mut server = Server::new(version, ConnectionLimits::default());
+        server.receive(&Packet::Connect(connect(version)));
+        server.connection.refuse_with(ReasonCode::ServerUnavailable, &farewell);
+        let properties = written.map(List::from).unwrap_or_default();
+        server.assert_sent(&[Packet::ConnAck(ConnAck {
+            session_present: false,
+            reason: ReasonCode::ServerUnavailable,
+            properties,
+        })]);
     }
 }

@@ -1,11 +1,17 @@
 //! The engine against packets of a client, with a clock of our own. A test that begins with a version and numbers is for
 //! the statement with that id.
 
+mod answers;
+mod authentication;
+mod connecting;
 mod ending;
+mod exchanges;
+mod fields;
 mod handshake;
 mod inbound;
 mod limits;
 mod outbound;
+mod properties;
 mod random;
 mod subscriptions;
 
@@ -108,6 +114,14 @@ impl Server {
         assert!(self.connection.is_closed());
     }
 
+    /// It goes on, and this client is answered.
+    #[track_caller]
+    fn assert_open(&mut self) {
+        self.connection.output().clear();
+        self.receive(&Packet::PingReq);
+        self.assert_sent(&[Packet::PingResp]);
+    }
+
     /// The messages that have come, and nothing else.
     #[track_caller]
     fn published(&mut self) -> Vec<PublishRequest> {
@@ -134,6 +148,30 @@ impl Server {
             ref other => panic!("{other:?}"),
         }
     }
+}
+
+/// A packet of this first byte; the body is short.
+fn framed(first: u8, body: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(body.len()).unwrap();
+    assert!(length < 0x80);
+    [&[first, length], body].concat()
+}
+
+/// A connected client that sends this is told the reason, as far as its version can, and is disconnected.
+#[track_caller]
+fn refused(version: Version, first: u8, body: &[u8], reason: ReasonCode) {
+    let mut server = Server::online(version, limits());
+    server.receive_bytes(&framed(first, body));
+    server.assert_violated(reason);
+}
+
+/// A connected client may send this.
+#[track_caller]
+fn taken(version: Version, first: u8, body: &[u8]) -> Vec<Event> {
+    let mut server = Server::online(version, limits());
+    server.receive_bytes(&framed(first, body));
+    assert!(!server.connection.is_closed());
+    server.events()
 }
 
 const BOTH: [Version; 2] = [Version::V311, Version::V5];
