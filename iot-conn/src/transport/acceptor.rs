@@ -149,18 +149,12 @@ impl Acceptor {
         }
     }
 
-    /// Leave for one connection more, as `run` gives it.
-    #[cfg(all(test, feature = "device"))]
-    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.connections.clone().try_acquire_owned().ok()
-    }
-
     /// Resolves when no connection is left.
     pub(crate) async fn all_ended(&self, connections_max: u32) {
         let _all = self.connections.acquire_many(connections_max).await;
     }
 
-    fn permit(&self) -> Option<Permit> {
+    pub(crate) fn permit(&self) -> Option<Permit> {
         let served = self.connections.clone().try_acquire_owned().map(Permit::Served);
         served.or_else(|_| self.refusals.clone().try_acquire_owned().map(Permit::Refused)).ok()
     }
