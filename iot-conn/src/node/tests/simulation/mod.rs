@@ -287,7 +287,8 @@ impl World {
         match self.rng.below(4) {
             0 => {
                 self.fault("node drained");
-                self.mortals.iter_mut().for_each(Mortal::doubt);
+                let now = self.clock.monotonic();
+                self.mortals.iter_mut().for_each(|mortal| mortal.node_drains(now));
                 if self.store_at > 0 {
                     // What cannot be stored within the time that draining has is lost.
                     self.mortals.iter_mut().for_each(Mortal::node_crashed);

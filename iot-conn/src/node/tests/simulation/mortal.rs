@@ -205,6 +205,18 @@ impl Mortal {
         }
     }
 
+    /// The node hands its clients away: it publishes no will for them, and whether it had seen an earlier end is not known.
+    pub(super) fn node_drains(&mut self, now: Monotonic) {
+        self.doubt();
+        for will in &mut self.wills {
+            match will.fate {
+                Fate::Open => will.forsaken = true,
+                Fate::Due if now.since(will.heard) < 3 * KEEP_ALIVE => will.fate = Fate::Unknown,
+                _ => {}
+            }
+        }
+    }
+
     /// The node may end connections for reasons of its own.
     pub(super) fn doubt(&mut self) {
         self.wills.last_mut().into_iter().for_each(|will| will.doubtful = true);
