@@ -372,8 +372,11 @@ impl Registry {
         sessions.iter().map(|known| known.0.clone()).collect()
     }
 
+    /// In the order in which their sessions came.
     pub(crate) fn connected(&self) -> Vec<Arc<Link>> {
-        self.all().iter().filter_map(|endpoint| endpoint.link()).collect()
+        let mut all = self.all();
+        all.sort_by_key(|endpoint| endpoint.subscriber);
+        all.iter().filter_map(|endpoint| endpoint.link()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

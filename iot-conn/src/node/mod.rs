@@ -52,7 +52,7 @@ use iot_core::{
     push::Push,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
-    store::{StoreError, Stores},
+    store::{Closing, StoreError, Stores},
 };
 use tokio::sync::watch as signal;
 
@@ -119,6 +119,9 @@ pub(crate) struct Inner {
     // Orders retained messages and subscriptions: a subscriber gets each either live or from the store. Never across an
     // await.
     pub(crate) retaining: std::sync::RwLock<()>,
+    // What the store could not be told: closed sessions, until it can be. Bounded by the sessions that connections leave while the
+    // store is away, in which none is opened. Small sections, never across an await.
+    pub(crate) unclosed: Mutex<Vec<Closing>>,
     epochs: AtomicU64,
     id: NodeId,
     acceptor: Acceptor,
@@ -516,6 +519,7 @@ impl Builder<Authenticated> {
             announced: tokio::sync::Notify::new(),
             draining: signal::channel(false).0,
             retaining: std::sync::RwLock::default(),
+            unclosed: Mutex::default(),
             epochs: AtomicU64::new(1),
             id: self.id,
             connections_max: self.acceptor_limits.connections_max,

@@ -1,6 +1,10 @@
 //! How a connection takes a session, and how it leaves it.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use iot_core::{
     access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
@@ -30,6 +34,9 @@ use crate::{
 
 /// How long asking for a credential may take.
 const AUTHENTICATION_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client that resumes a session waits for what its former connection has received to be stored.
+const STORED_MAX: Duration = Duration::from_secs(5);
 
 /// A will until its connection ends.
 pub(crate) struct Will {
@@ -371,6 +378,12 @@ async fn take(
     if !persistent && !endpoint.is_stored() {
         return Ok((node.next_epoch(), None));
     }
+    if endpoint.is_stored() && !request.clean_start {
+        // What the former connection has received with QoS 2 and handed on is remembered with the session only once it is stored;
+        // before, the client's repetition of it would be taken for a new message.
+        let stored = tokio::time::timeout(STORED_MAX, node.offers.flushed()).await;
+        stored.map_err(|late| StoreError::Unavailable { backend: "sessions", source: Box::new(late) })?;
+    }
     // A stored session that is resumed with expiry 0 ends with this connection, but has its queue until then.
     let keep = if persistent { expiry.max(Duration::from_secs(1)) } else { Duration::ZERO };
     let opened = node
@@ -422,8 +435,9 @@ async fn close(session: &mut Session, cause: &Cause) {
                 will: later,
                 sent_through: progress.last.max(progress.sent_through),
             };
-            if let Err(error) = node.stores.sessions.close(closing).await.map(drop) {
+            if let Err(error) = node.stores.sessions.close(closing.clone()).await.map(drop) {
                 tracing::error!(error = &error as &dyn std::error::Error, "a session cannot be closed in the store");
+                node.unclosed.lock().unwrap_or_else(PoisonError::into_inner).push(closing);
             }
         }
         if !link.persistent || expiry.is_zero() {

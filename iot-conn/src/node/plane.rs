@@ -3,12 +3,12 @@ use std::{
     num::NonZeroU32,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// A queue between connections and one worker that works in batches.
 ///
@@ -21,7 +21,9 @@ pub(crate) struct Plane<T> {
     // How many wait; written under the lock.
     len: AtomicUsize,
     // How many of all that were ever pushed the worker is done with.
-    done: watch::Sender<u64>,
+    done: AtomicU64,
+    // Wakes who waits for that in the order in which they came.
+    went_on: Notify,
     pressed_len: usize,
     closed: AtomicBool,
     pushed: Notify,
@@ -47,7 +49,8 @@ impl<T> Plane<T> {
         Self {
             items: Mutex::new(Items { waiting: VecDeque::new(), taken: 0, round: 1, held_up: Vec::new() }),
             len: AtomicUsize::new(0),
-            done: watch::channel(0).0,
+            done: AtomicU64::new(0),
+            went_on: Notify::new(),
             pressed_len,
             closed: AtomicBool::new(false),
             pushed: Notify::new(),
@@ -96,13 +99,18 @@ impl<T> Plane<T> {
 
     /// Resolves when the worker is done with everything that was pushed before the call.
     pub(crate) async fn flushed(&self) {
-        let mut done = self.done.subscribe();
         let target = {
             let items = self.items();
             items.taken + items.waiting.len() as u64
         };
-        // The sender lives as long as `self`.
-        let _never_fails = done.wait_for(|done| *done >= target).await;
+        loop {
+            // Made before the look, so that what comes after it is not missed.
+            let went_on = self.went_on.notified();
+            if self.done.load(Ordering::Acquire) >= target {
+                return;
+            }
+            went_on.await;
+        }
     }
 
     /// Takes up to `max`, waiting for the first; `None` once closed and empty. For one worker.
@@ -111,7 +119,8 @@ impl<T> Plane<T> {
             {
                 let mut items = self.items();
                 // The worker comes back when it is done with what it took.
-                self.done.send_replace(items.taken);
+                self.done.store(items.taken, Ordering::Release);
+                self.went_on.notify_waiters();
                 if !items.waiting.is_empty() {
                     let count = items.waiting.len().min(max);
                     items.taken += count as u64;

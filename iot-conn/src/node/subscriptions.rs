@@ -19,7 +19,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    mqtt::{ReasonCode, RetainHandling, server::SubscribeOptions},
+    mqtt::{ReasonCode, RetainHandling, packet::Version, server::SubscribeOptions},
     router::{Identifiers, Subscribed, Subscription},
 };
 
@@ -154,6 +154,10 @@ impl Session {
                 }
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "an unsubscription cannot be stored");
+                    // The UNSUBACK of 3.1.1 has no reason: it would say that nothing comes any more.
+                    if self.wire.engine.version() == Some(Version::V311) {
+                        self.wire.engine.disconnect(ReasonCode::UnspecifiedError);
+                    }
                     return vec![ReasonCode::UnspecifiedError; filters.len()];
                 }
             }

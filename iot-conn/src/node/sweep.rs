@@ -1,6 +1,9 @@
 //! What is due without anybody asking: wills of closed sessions, sessions that have expired, old receipts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use iot_core::{
     id::TenantId,
@@ -50,6 +53,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
 }
 
 pub(super) async fn sweep(node: &Inner) -> Result<(), StoreError> {
+    close_left(node).await?;
     loop {
         let due = node.stores.sessions.due(node.clock.timestamp(), SWEEP_PAGE).await?;
         let full = due.len() == SWEEP_PAGE as usize;
@@ -58,6 +62,19 @@ pub(super) async fn sweep(node: &Inner) -> Result<(), StoreError> {
         }
         if !full {
             return Ok(());
+        }
+    }
+}
+
+/// Closes what could not be closed when its connection ended: an open session does not expire, and its will does not come. One
+/// that was opened again meanwhile has a higher epoch, and nothing happens to it.
+async fn close_left(node: &Inner) -> Result<(), StoreError> {
+    let left = || node.unclosed.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let Some(closing) = left().pop() else { return Ok(()) };
+        if let Err(error) = node.stores.sessions.close(closing.clone()).await.map(drop) {
+            left().push(closing);
+            return Err(error);
         }
     }
 }

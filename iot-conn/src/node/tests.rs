@@ -26,6 +26,8 @@ mod services;
 #[cfg(feature = "device")]
 mod sessions;
 #[cfg(feature = "device")]
+mod simulation;
+#[cfg(feature = "device")]
 mod storms;
 #[cfg(feature = "device")]
 mod twins;

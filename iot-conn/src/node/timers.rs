@@ -27,6 +27,11 @@ impl Timers {
         wheel.set(due, mailbox.clone())
     }
 
+    #[cfg(all(test, feature = "device"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wheel.lock().unwrap_or_else(PoisonError::into_inner).len() == 0
+    }
+
     pub(crate) fn cancel(&self, key: TimerKey) {
         // Dropped after the wheel is unlocked.
         let _mailbox = self.wheel.lock().unwrap_or_else(PoisonError::into_inner).cancel(key);

@@ -89,7 +89,7 @@ impl<T> Wheel<T> {
 
     /// How many are set.
     #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.iter().filter(|entry| entry.value.is_some()).count()
     }
 

@@ -154,7 +154,7 @@ impl Acceptor {
         let _all = self.connections.acquire_many(connections_max).await;
     }
 
-    fn permit(&self) -> Option<Permit> {
+    pub(crate) fn permit(&self) -> Option<Permit> {
         let served = self.connections.clone().try_acquire_owned().map(Permit::Served);
         served.or_else(|_| self.refusals.clone().try_acquire_owned().map(Permit::Refused)).ok()
     }

@@ -22,7 +22,17 @@ pub enum Stream {
     WebSocket(Box<WebSocket<TcpStream>>),
     /// WebSocket over TLS.
     SecureWebSocket(Box<WebSocket<TlsStream<TcpStream>>>),
+    /// Bytes that a test moves.
+    #[cfg(test)]
+    Memory(Box<dyn Duplex>),
 }
+
+/// What a test gives for a socket.
+#[cfg(test)]
+pub trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Sync + Unpin {}
+
+#[cfg(test)]
+impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Sync + Unpin> Duplex for S {}
 
 macro_rules! each {
     ($self:ident, $stream:ident => $do:expr) => {
@@ -31,6 +41,8 @@ macro_rules! each {
             Stream::Tls($stream) => $do,
             Stream::WebSocket($stream) => $do,
             Stream::SecureWebSocket($stream) => $do,
+            #[cfg(test)]
+            Stream::Memory($stream) => $do,
         }
     };
 }

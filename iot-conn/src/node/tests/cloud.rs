@@ -219,7 +219,7 @@ fn device(id: &str) -> Device {
 
 // === Who is who: `dev-<id>` is a device, `dev-<id>.<key>` with another key, `view-<name>` only reads, `app-<name>` may do all, `acc-<name>` is a person, nothing is anonymous ===
 
-fn authenticator() -> BoxAuthenticator {
+pub(super) fn authenticator() -> BoxAuthenticator {
     let answer = |credentials: Credentials| async move {
         let subject = match &credentials.proof {
             Proof::Token(token) => match token.expose().split_once('-') {
@@ -264,7 +264,7 @@ fn name(principal: &Principal) -> String {
 }
 
 #[derive(Debug, Default)]
-struct Book {
+pub(super) struct Book {
     revoked: Mutex<HashSet<String>>,
     people: Mutex<HashMap<String, Vec<Tuple>>>,
 }

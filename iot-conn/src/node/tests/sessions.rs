@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use iot_core::message::{Properties, QoS};
@@ -6,8 +6,8 @@ use iot_core::message::{Properties, QoS};
 use super::cloud::{Cloud, lasting, options, until};
 use crate::mqtt::{
     ReasonCode,
-    client::{ClientOptions, Event, LastWill},
-    packet::Subscription,
+    client::{ClientOptions, Event, LastWill, Publication},
+    packet::{Subscription, Version},
 };
 
 fn will(topic: &str, delay_s: u32) -> Option<LastWill> {
@@ -172,4 +172,56 @@ async fn a_session_holds_so_many_subscriptions_and_no_more() {
     assert!(codes[..8].iter().all(|code| !code.is_error()), "{codes:?}");
     assert_eq!(codes[8], ReasonCode::QuotaExceeded);
     assert_eq!(client.subscribe_with(&subscriptions[..1], None).await, [ReasonCode::Success]);
+}
+
+#[tokio::test]
+async fn a_session_that_could_not_be_closed_expires_all_the_same() {
+    let cloud = Cloud::start().await;
+    let mut client = cloud.offline(lasting("app-a", "c"));
+    client.connect().await;
+    cloud.sessions.down.store(true, Ordering::SeqCst);
+    client.cut();
+    until("the client to be gone", || !cloud.node.inner.unclosed.lock().unwrap().is_empty()).await;
+    cloud.sessions.down.store(false, Ordering::SeqCst);
+    cloud.clock.advance(Duration::from_secs(3_601));
+    cloud.sweep().await;
+    assert_eq!(cloud.node.sessions_len(), 0);
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn qos_2_that_waits_for_the_store_is_not_handed_on_again_when_its_client_comes_back() {
+    let cloud = Cloud::start().await;
+    let mut subscriber = cloud.client("app-b", "sub").await;
+    subscriber.subscribe("x", QoS::ExactlyOnce).await;
+    subscriber.subscribe("own", QoS::AtLeastOnce).await;
+    let mut publisher = cloud.offline(lasting("app-a", "pub"));
+    publisher.connect().await;
+    cloud.sessions.down.store(true, Ordering::SeqCst);
+    publisher.engine.publish(Publication::new("x", "once", QoS::ExactlyOnce)).unwrap();
+    publisher.write().await;
+    assert_eq!(subscriber.text().await, "once");
+    until("the store to be tried", || cloud.sessions.offers.load(Ordering::SeqCst) >= 3).await;
+    publisher.cut();
+    cloud.sessions.down.store(false, Ordering::SeqCst);
+    assert!(publisher.connect().await.session_present);
+    assert!(matches!(publisher.answer().await, Event::Published { reason: ReasonCode::Success, .. }));
+    assert!(subscriber.texts_until_own("own").await.is_empty());
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_of_3_1_1_is_not_told_of_an_unsubscription_that_failed() {
+    let cloud = Cloud::start().await;
+    let options = ClientOptions { version: Version::V311, username: Some("app".into()), ..lasting("app-a", "c") };
+    let mut client = cloud.offline(options);
+    client.connect().await;
+    client.subscribe("x", QoS::AtLeastOnce).await;
+    cloud.sessions.down.store(true, Ordering::SeqCst);
+    client.engine.unsubscribe(&["x"]).unwrap();
+    client.write().await;
+    while client.read().await {}
+    assert!(client.engine.poll_event().is_none(), "its UNSUBACK has no reason code");
+    cloud.sessions.down.store(false, Ordering::SeqCst);
+    cloud.stop().await;
 }
