@@ -183,7 +183,12 @@ impl Inner {
             }
             // On a conflict another node has had the device, and the day is read again.
             if self.stores.meta.commit_or_conflict(batch).await? {
-                self.history.waiting().drain(..count);
+                let mut waiting = self.history.waiting();
+                waiting.drain(..count);
+                if waiting.is_empty() {
+                    // A rush has made it large.
+                    *waiting = VecDeque::new();
+                }
             }
         }
     }
