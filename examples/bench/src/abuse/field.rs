@@ -24,7 +24,7 @@ use super::bytes::{Hello, V5, frame, subscribe};
 use crate::{options::Broker, peer::Stream};
 
 /// How long an answer may take.
-pub(super) const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
 /// The server did not do what it should.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use crate::{BenchError, histogram::Histogram, options::Broker, peer::Peer};
 const PERIOD: Duration = Duration::from_millis(5);
 
 /// How long the last questions may wait for their answers.
-pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct Shared {
