@@ -87,7 +87,7 @@ names = sys.argv[1].split(":")
 sockets = []
 for name in names:
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((sys.argv[2], 0))
     listener.listen(64)
     sockets.append(listener)
     print(name, listener.getsockname()[1], flush=True)
@@ -103,7 +103,7 @@ while True:
     child = os.fork()
     if child == 0:
         inherit()
-        os.execv(sys.argv[2], sys.argv[2:])
+        os.execv(sys.argv[3], sys.argv[3:])
     print("started", child, flush=True)
     _, status = os.waitpid(child, 0)
     print("ended", os.waitstatus_to_exitcode(status), flush=True)
@@ -111,10 +111,10 @@ while True:
         break
 "#;
 
-fn manager(folder: &std::path::Path, names: &str, args: &[&str]) -> Process {
+fn manager(folder: &std::path::Path, (names, host): (&str, &str), args: &[&str]) -> Process {
     let server = command(folder, &[]);
     let mut python = Command::new("python3");
-    python.args(["-c", MANAGER, names]).arg(server.get_program()).args(args).current_dir(folder);
+    python.args(["-c", MANAGER, names, host]).arg(server.get_program()).args(args).current_dir(folder);
     Process::start("python3", python, "apt-get install python3")
 }
 
@@ -126,7 +126,7 @@ fn told(process: &Process, what: &str) -> u32 {
 fn a_restart_under_a_service_manager_closes_no_door() {
     let folder = tempdir().unwrap();
     let off = ["--mqtts", "off", "--ws", "off", "--wss", "off", "--allow-anonymous"];
-    let mut manager = manager(folder.path(), "mqtt:http", &off);
+    let mut manager = manager(folder.path(), ("mqtt:http", "127.0.0.1"), &off);
     let (mqtt, http) = (told(&manager, "mqtt"), told(&manager, "http"));
     let server = told(&manager, "started");
     manager.line("ready", SOON, |line| (line == "ready").then_some(()));
@@ -158,11 +158,21 @@ fn connack(port: u16) -> u8 {
 #[test]
 fn a_socket_for_no_listener_is_refused() {
     let folder = tempdir().unwrap();
-    let manager = manager(folder.path(), "coap", &[]);
+    let manager = manager(folder.path(), ("coap", "127.0.0.1"), &[]);
     let status = told(&manager, "ended");
     assert_eq!(status, 2);
     let said = until("an error", SOON, || manager.err().first().cloned());
     assert!(said.contains("'coap' is for no listener"), "{said}");
     let output = command(folder.path(), &["--drain-seconds", "99999"]).output().unwrap();
     refused(&output, 2, "drain-seconds");
+}
+
+/// Nobody gets in without credentials because somebody else has bound the socket.
+#[test]
+fn anonymous_clients_are_for_this_machine_on_inherited_sockets_too() {
+    let folder = tempdir().unwrap();
+    let manager = manager(folder.path(), ("mqtt", "0.0.0.0"), &["--allow-anonymous", "--http", "off"]);
+    assert_eq!(told(&manager, "ended"), 2);
+    let said = until("an error", SOON, || manager.err().first().cloned());
+    assert!(said.contains("socket 'mqtt' is 0.0.0.0:"), "{said}");
 }

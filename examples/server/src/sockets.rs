@@ -43,6 +43,9 @@ impl Sockets {
         }
         let (http, https) = (take("http", options.http)?, take("https", options.https)?);
         inherited.is_used_up()?;
+        if options.allow_anonymous {
+            mqtt.iter().try_for_each(|(name, socket)| is_for_this_machine(name, socket))?;
+        }
         Ok(Self { mqtt, http, https })
     }
 
@@ -67,6 +70,17 @@ impl Sockets {
         let find = |name| addresses.iter().find(|(known, _)| *known == name).map(|(_, address)| *address);
         let (http, mqtts) = (find("http")?, find("mqtts")?);
         (options.demo > 0).then(|| Demo { count: options.demo, http, mqtts, folder: folder.clone() })
+    }
+}
+
+/// What the options say of addresses holds for sockets that somebody else has bound, too.
+fn is_for_this_machine(name: &str, socket: &TcpListener) -> Result<(), Failure> {
+    let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
+    match address.ip().is_loopback() {
+        true => Ok(()),
+        false => Err(Failure::options(format!(
+            "--allow-anonymous works on loopback listeners only: the service manager's socket '{name}' is {address}; leave --allow-anonymous out"
+        ))),
     }
 }
 

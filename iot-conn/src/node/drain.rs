@@ -69,7 +69,7 @@ impl Node {
 
     /// Tells so many clients to go; whether none is left that was not told.
     fn hand_away(&self, count: usize, reason: ReasonCode) -> bool {
-        let mut untold = self.inner.registry.connected().into_iter().filter(|link| !link.mailbox.is_closed());
+        let mut untold = self.inner.registry.connected_in_order().into_iter().filter(|link| !link.mailbox.is_closed());
         untold.by_ref().take(count).for_each(|link| link.mailbox.close(reason));
         untold.next().is_none()
     }

@@ -372,8 +372,12 @@ impl Registry {
         sessions.iter().map(|known| known.0.clone()).collect()
     }
 
-    /// In the order in which their sessions came.
     pub(crate) fn connected(&self) -> Vec<Arc<Link>> {
+        self.all().iter().filter_map(|endpoint| endpoint.link()).collect()
+    }
+
+    /// The same, in the order in which their sessions came.
+    pub(crate) fn connected_in_order(&self) -> Vec<Arc<Link>> {
         let mut all = self.all();
         all.sort_by_key(|endpoint| endpoint.subscriber);
         all.iter().filter_map(|endpoint| endpoint.link()).collect()
