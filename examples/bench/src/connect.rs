@@ -29,7 +29,7 @@ pub(crate) async fn measure(options: Connect) -> Result<Outcome, BenchError> {
     if options.from >= options.connections {
         return Err(BenchError::Options("--from must be less than --connections".to_owned()));
     }
-    let identities = match &options.state {
+    let identities = match &options.devices.state {
         Some(state) => Some((fleet::identities(state, options.connections)?, fleet::lock(state)?)),
         None => None,
     };
@@ -101,7 +101,7 @@ impl Crowd {
 
 async fn open(options: &Connect, identities: Option<&Vec<Identity>>, k: u32, clock: Clock) -> Result<Peer, BenchError> {
     match identities.map(|all| all.get(k as usize)) {
-        Some(Some(identity)) => fleet::connect(identity, &options.mqtts, 1, clock).await,
+        Some(Some(identity)) => fleet::connect(identity, &options.devices.mqtts, 1, clock).await,
         Some(None) => Err(BenchError::Options(format!("there is no device {}", k + 1))),
         None => {
             let id = format!("bench-{}-{k}", std::process::id());
@@ -135,7 +135,7 @@ fn report(options: &Connect, opened: Duration, lost: u32, [few, many, later]: [O
         (few.rss_kib, many.rss_kib, bytes.round(), idle, opening.round())
     });
     let json = json!({"bench": "connect", "connections": options.connections, "from": options.from,
-        "tls": options.state.is_some() || options.broker.url.is_tls, "opening_s": opened.as_secs_f64(), "idle_s": options.seconds, "lost": lost,
+        "tls": options.devices.state.is_some() || options.broker.url.is_tls, "opening_s": opened.as_secs_f64(), "idle_s": options.seconds, "lost": lost,
         "server": server.map(|(few, many, bytes, idle, opening)| json!({"rss_kib_from": few, "rss_kib": many,
             "bytes_per_connection": bytes, "cpu_share_idle": idle, "cpu_us_per_opening": opening}))});
     let cost = server.map_or_else(

@@ -52,16 +52,26 @@ pub(crate) async fn connect(
     window: u64,
     clock: Clock,
 ) -> Result<Peer, BenchError> {
+    let mut options = ClientOptions::new(identity.device_id.as_str());
+    options.clean_start = true;
+    options.session_expiry_s = 0;
+    options.in_flight_max = u16::try_from(window).unwrap_or(u16::MAX);
+    options.queue_messages_max = usize::try_from(window).unwrap_or(usize::MAX);
+    open(identity, mqtts, options, clock).await
+}
+
+/// The same with options of one's own.
+pub(crate) async fn open(
+    identity: &Identity,
+    mqtts: &Endpoint,
+    options: ClientOptions,
+    clock: Clock,
+) -> Result<Peer, BenchError> {
     let unusable = |error: &dyn std::error::Error| BenchError::Options(format!("{}: {error}", identity.device_id));
     let authority = Authority::from_pem(identity.ca_pem.as_bytes()).map_err(|error| unusable(&error))?;
     let connector = TlsConnector::from(client_config(&authority, identity).map_err(|error| unusable(&error))?);
     let tcp = TcpStream::connect((mqtts.host(), mqtts.port())).await.map_err(|error| target(&error))?;
     tcp.set_nodelay(true).map_err(|error| target(&error))?;
     let tls = connector.connect(mqtts.name(), tcp).await.map_err(|error| target(&error))?;
-    let mut options = ClientOptions::new(identity.device_id.as_str());
-    options.clean_start = true;
-    options.session_expiry_s = 0;
-    options.in_flight_max = u16::try_from(window).unwrap_or(u16::MAX);
-    options.queue_messages_max = usize::try_from(window).unwrap_or(usize::MAX);
     Peer::open(Box::new(tls), options, clock).await
 }

@@ -1,6 +1,7 @@
 //! Closed-loop throughput from publishers to subscribers, with everything that arrives accounted for.
 
 use std::{
+    collections::VecDeque,
     fmt::Display,
     sync::{
         Arc,
@@ -28,6 +29,7 @@ use crate::{
     options::{Broker, FanIn, FanOut, Load, Pairs},
     peer::Peer,
     process::{cost, cost_text, usage},
+    publisher::Publishers,
     tally::Tally,
 };
 
@@ -42,17 +44,20 @@ const LISTEN_ON: Duration = Duration::from_millis(300);
 
 pub(crate) async fn pairs(options: Pairs) -> Result<Outcome, BenchError> {
     let n = options.pairs;
-    run("pairs", options.broker, options.load, n, (0..n).map(|k| vec![k]).collect()).await
+    let publishers = Publishers::new(&options.devices, n)?;
+    run("pairs", options.broker, options.load, publishers, (0..n).map(|k| vec![k]).collect(), n).await
 }
 
 pub(crate) async fn fan_in(options: FanIn) -> Result<Outcome, BenchError> {
     let n = options.publishers;
-    run("fan-in", options.broker, options.load, n, vec![(0..n).collect()]).await
+    let publishers = Publishers::new(&options.devices, n)?;
+    run("fan-in", options.broker, options.load, publishers, vec![(0..n).collect()], n).await
 }
 
 pub(crate) async fn fan_out(options: FanOut) -> Result<Outcome, BenchError> {
     let subscribers = (0..options.subscribers).map(|_| vec![0]).collect();
-    run("fan-out", options.broker, options.load, 1, subscribers).await
+    let publishers = Publishers::new(&options.devices, 1)?;
+    run("fan-out", options.broker, options.load, publishers, subscribers, 1).await
 }
 
 /// What a publisher and its subscribers share.
@@ -63,12 +68,14 @@ struct Progress {
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Sent {
     sent: u64,
     acknowledged: u64,
     refused: u64,
     stalls: u64,
+    /// From the publication to its acknowledgement.
+    answered_after: Histogram,
 }
 
 struct Heard {
@@ -81,7 +88,7 @@ struct Heard {
 struct Run {
     broker: Broker,
     load: Load,
-    topic_root: String,
+    publishers: Publishers,
     clock: Clock,
     progress: Vec<Progress>,
     /// Per publisher.
@@ -92,16 +99,17 @@ async fn run(
     name: &str,
     broker: Broker,
     load: Load,
-    publishers: u32,
+    publishers: Publishers,
     sources: Vec<Vec<u32>>,
+    count: u32,
 ) -> Result<Outcome, BenchError> {
     let pid = broker.pid;
     let run = Arc::new(Run {
         broker,
         load,
-        topic_root: format!("bench/{}", std::process::id()),
+        publishers,
         clock: Clock::start(),
-        progress: (0..publishers).map(|_| Progress::default()).collect(),
+        progress: (0..count).map(|_| Progress::default()).collect(),
         receivers: sources.iter().filter(|sources| sources.contains(&0)).count() as u64,
     });
     let (end, is_over) = watch::channel(false);
@@ -111,17 +119,15 @@ async fn run(
         subscribers.spawn(Arc::clone(&run).listen(peer, sources, is_over.clone()));
     }
     let mut ready = Vec::new();
-    for k in 0..publishers {
-        let id = client_id("p", k);
-        let options = run.broker.client(id, run.load.window);
-        ready.push(Peer::connect(&run.broker, options, run.clock).await?);
+    for k in 0..count {
+        ready.push(run.publishers.connect(&run.broker, k, run.load.window, run.clock).await?);
     }
 
     let before = usage(pid)?;
     let began = Instant::now();
     let mut senders = JoinSet::new();
-    for (k, peer) in (0..publishers).zip(ready) {
-        senders.spawn(Arc::clone(&run).send(peer, k));
+    for (k, (peer, topic)) in (0..count).zip(ready) {
+        senders.spawn(Arc::clone(&run).send(peer, topic, k));
     }
     let mut sent = Sent::default();
     while let Some(outcome) = senders.join_next().await {
@@ -130,6 +136,7 @@ async fn run(
         sent.acknowledged += one.acknowledged;
         sent.refused += one.refused;
         sent.stalls += one.stalls;
+        sent.answered_after.add(&one.answered_after);
     }
     let after = usage(pid)?;
     tokio::time::sleep(LISTEN_ON).await;
@@ -173,6 +180,8 @@ fn report(name: &str, run: &Run, sent: &Sent, total: &Totals, elapsed: Duration,
     let json = json!({
         "bench": name, "qos": qos, "publishers": run.progress.len(), "receivers_per_message": run.receivers,
         "messages_per_publisher": run.load.messages, "window": run.load.window, "bytes": run.load.bytes,
+        "devices": run.publishers.are_devices(), "persistent": run.broker.persistent,
+        "ack_latency": sent.answered_after.to_json(),
         "mqtt": if run.broker.v311 { "3.1.1" } else { "5.0" }, "elapsed_s": elapsed.as_secs_f64(),
         "sent": sent.sent, "acknowledged": sent.acknowledged, "refused": sent.refused, "stalls": sent.stalls,
         "received": total.received, "lost": total.lost, "duplicates": total.duplicates,
@@ -180,7 +189,7 @@ fn report(name: &str, run: &Run, sent: &Sent, total: &Totals, elapsed: Duration,
         "latency": total.latency.to_json(), "server": cost(usage.0, usage.1, total.received),
     });
     let text = format!(
-        "{name} QoS {qos}: {:.0} received/s ({} of {} in {:.2} s), lost {}, duplicates {}, out of order {}; latency {}{}",
+        "{name} QoS {qos}: {:.0} received/s ({} of {} in {:.2} s), lost {}, duplicates {}, out of order {}; latency {}; answered after {}{}",
         per_s(total.received),
         total.received,
         total.received + total.lost,
@@ -189,6 +198,7 @@ fn report(name: &str, run: &Run, sent: &Sent, total: &Totals, elapsed: Duration,
         total.duplicates,
         total.out_of_order,
         total.latency,
+        sent.answered_after,
         cost_text(usage.0, usage.1, total.received),
     );
     let is_complete = total.lost == 0 && sent.refused == 0;
@@ -204,18 +214,15 @@ impl Run {
     async fn subscriber(&self, k: usize, sources: &[u32]) -> Result<Peer, BenchError> {
         let options = self.broker.client(client_id("s", k), self.load.window);
         let mut peer = Peer::connect(&self.broker, options, self.clock).await?;
-        let filter = match sources {
-            [one] => format!("{}/{one}", self.topic_root),
-            _ => format!("{}/+", self.topic_root),
-        };
-        peer.subscribe(&filter, self.load.qos).await?;
+        peer.subscribe(&self.publishers.filter(sources), self.load.qos).await?;
         Ok(peer)
     }
 
-    async fn send(self: Arc<Self>, mut peer: Peer, k: u32) -> Result<Sent, BenchError> {
+    async fn send(self: Arc<Self>, mut peer: Peer, topic: String, k: u32) -> Result<Sent, BenchError> {
         let Load { qos, messages, window, bytes } = self.load;
-        let (topic, progress) = (format!("{}/{k}", self.topic_root), &self.progress[k as usize]);
-        let mut sent = Sent::default();
+        let progress = &self.progress[k as usize];
+        // Answers come in order, nearly always.
+        let (mut sent, mut waiting) = (Sent::default(), VecDeque::new());
         let (mut written_off, mut last_progress, mut stall) = (0, 0, Instant::now() + STALL);
         loop {
             let answered = if qos == QoS::AtMostOnce { sent.sent } else { sent.acknowledged + sent.refused };
@@ -231,7 +238,12 @@ impl Run {
             while sent.sent < messages && sent.sent - complete < window {
                 let payload = stamped(k, sent.sent, self.clock, bytes);
                 match peer.client.publish(Publication::new(topic.as_str(), payload, qos)) {
-                    Ok(_) => sent.sent += 1,
+                    Ok(token) => {
+                        sent.sent += 1;
+                        if qos > QoS::AtMostOnce {
+                            waiting.push_back((token, self.clock.now()));
+                        }
+                    }
                     Err(PublishError::Full) => break,
                     Err(error) => return Err(BenchError::Target(error.to_string())),
                 }
@@ -250,7 +262,14 @@ impl Run {
             }
             while let Some(event) = peer.event()? {
                 match event {
-                    Event::Published { reason, .. } if !reason.is_error() => sent.acknowledged += 1,
+                    Event::Published { token, reason } if !reason.is_error() => {
+                        sent.acknowledged += 1;
+                        if let Some(at) = waiting.iter().position(|(known, _)| *known == token)
+                            && let Some((_, since)) = waiting.remove(at)
+                        {
+                            sent.answered_after.record(self.clock.now().since(since));
+                        }
+                    }
                     Event::Published { .. } | Event::NotPublished { .. } => sent.refused += 1,
                     _ => {}
                 }

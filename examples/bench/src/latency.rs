@@ -18,6 +18,7 @@ use crate::{
     options::Latency,
     peer::Peer,
     process::{cost, cost_text, usage},
+    publisher::Publishers,
     tally::Tally,
 };
 
@@ -28,19 +29,24 @@ const BYTES: u32 = 64;
 
 pub(crate) async fn measure(options: Latency) -> Result<Outcome, BenchError> {
     let (broker, qos, clock) = (options.broker, options.qos, Clock::start());
-    let topic = format!("bench/{}/latency", std::process::id());
     let id = format!("bench-{}", std::process::id());
-    let mut publisher = Peer::connect(&broker, broker.client(format!("{id}-p"), 10_000), clock).await?;
+    let publishers = Publishers::new(&options.devices, 1)?;
+    let (mut publisher, topic) = publishers.connect(&broker, 0, 10_000, clock).await?;
+    let asked = publishers.filter(&[0]);
     let mut subscriber = Peer::connect(&broker, broker.client(format!("{id}-s"), 10_000), clock).await?;
+    // A device gets answers in its own tree, and does not listen here: only clients measure them.
+    if options.respond && publishers.are_devices() {
+        return Err(BenchError::Options("--respond is for clients: command-latency asks devices".to_owned()));
+    }
     let answers = format!("{topic}/answer");
     let mut responder = if options.respond {
         let mut responder = Peer::connect(&broker, broker.client(format!("{id}-r"), 10_000), clock).await?;
-        responder.subscribe(&topic, qos).await?;
+        responder.subscribe(&asked, qos).await?;
         Some(responder)
     } else {
         None
     };
-    subscriber.subscribe(if options.respond { &answers } else { &topic }, qos).await?;
+    subscriber.subscribe(if options.respond { &answers } else { &asked }, qos).await?;
 
     let messages = u64::from(options.rate) * u64::from(options.seconds);
     let period = Duration::from_secs(1) / options.rate;

@@ -19,6 +19,7 @@ mod latency;
 mod options;
 mod peer;
 mod process;
+mod publisher;
 mod tally;
 mod telemetry;
 

@@ -22,6 +22,9 @@ use tokio_rustls::{
 
 use crate::BenchError;
 
+/// How long sessions outlive their connections, if they do.
+const SESSION_EXPIRY_S: u32 = 600;
+
 /// Measures brokers and clouds on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "iot-bench", version)]
@@ -72,6 +75,9 @@ pub(crate) struct Broker {
     /// Speak MQTT 3.1.1 instead of 5
     #[arg(long)]
     pub(crate) v311: bool,
+    /// Sessions that outlive their connections: messages at QoS 1 and 2 are stored before they are acknowledged
+    #[arg(long)]
+    pub(crate) persistent: bool,
     /// Process of the server, for its CPU and memory
     #[arg(long)]
     pub(crate) pid: Option<u32>,
@@ -104,12 +110,13 @@ impl Broker {
         Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 
-    /// Clean sessions of clients that keep up to `window` messages in flight.
+    /// New sessions of clients that keep up to `window` messages in flight.
     pub(crate) fn client(&self, id: String, window: u64) -> ClientOptions {
         let mut options = ClientOptions::new(id);
         options.version = if self.v311 { Version::V311 } else { Version::V5 };
-        options.clean_start = true;
-        options.session_expiry_s = 0;
+        // What 3.1.1 calls a clean session cannot outlive its connection; nobody has these client identifiers yet.
+        options.clean_start = !self.persistent;
+        options.session_expiry_s = if self.persistent { SESSION_EXPIRY_S } else { 0 };
         options.in_flight_max = u16::try_from(window).unwrap_or(u16::MAX);
         options.queue_messages_max = usize::try_from(window).unwrap_or(usize::MAX);
         if let Some(token) = &self.token {
@@ -118,6 +125,17 @@ impl Broker {
         }
         options
     }
+}
+
+/// Claimed devices that publish in their own trees, in place of clients that publish anywhere.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Devices {
+    /// Folder of claimed devices that are not running: they are the publishers, and the subscribers need a token
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Where the cloud takes MQTT over TLS; used with --state
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883", value_parser = loopback_endpoint)]
+    pub(crate) mqtts: Endpoint,
 }
 
 /// The messages of a flow.
@@ -149,6 +167,8 @@ pub(crate) struct Pairs {
     #[command(flatten)]
     pub(crate) broker: Broker,
     #[command(flatten)]
+    pub(crate) devices: Devices,
+    #[command(flatten)]
     pub(crate) load: Load,
     /// How many pairs
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -159,6 +179,8 @@ pub(crate) struct Pairs {
 pub(crate) struct FanIn {
     #[command(flatten)]
     pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
     #[command(flatten)]
     pub(crate) load: Load,
     /// How many publishers
@@ -171,6 +193,8 @@ pub(crate) struct FanOut {
     #[command(flatten)]
     pub(crate) broker: Broker,
     #[command(flatten)]
+    pub(crate) devices: Devices,
+    #[command(flatten)]
     pub(crate) load: Load,
     /// How many subscribers
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -181,6 +205,8 @@ pub(crate) struct FanOut {
 pub(crate) struct Latency {
     #[command(flatten)]
     pub(crate) broker: Broker,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
     /// Quality of service of publications and subscriptions
     #[arg(long, default_value = "1", value_parser = qos)]
     pub(crate) qos: QoS,
@@ -213,12 +239,8 @@ pub(crate) struct Flood {
 pub(crate) struct Connect {
     #[command(flatten)]
     pub(crate) broker: Broker,
-    /// Where the cloud takes MQTT over TLS; used with --state
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883", value_parser = loopback_endpoint)]
-    pub(crate) mqtts: Endpoint,
-    /// Connect the claimed devices of this folder over TLS, instead of clients over TCP
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
     /// How many connections
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) connections: u32,
