@@ -261,6 +261,7 @@ impl Opening {
                 session_expiry_s: expiry_s,
                 assigned_client_id,
                 server_keep_alive_s: None,
+                receive_maximum: None,
                 received: resumed.received,
             },
         );
