@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
 //! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
-//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`network`] |
+//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`rate`], [`network`] |
 //!
 //! ```
 //! use iot_core::{access::{Grants, Object, Permission, Relation, Resource, check}, id::TenantId, time::Timestamp};
@@ -42,6 +42,7 @@ pub mod network;
 pub mod payload;
 pub mod problem;
 pub mod push;
+pub mod rate;
 pub mod secret;
 pub mod service;
 pub mod session;

@@ -13,11 +13,11 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use iot_core::network::Network;
+pub use iot_core::rate::Rate;
 use tokio::net::TcpStream;
 
 pub use acceptor::AcceptorLimits;
 pub(crate) use acceptor::{Acceptor, Permit};
-pub use admission::Rate;
 pub use certificate::ServerCertificate;
 pub use stream::Stream;
 pub use tls::TlsStream;
