@@ -9,7 +9,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
+//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`], [`quota`] |
 //! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`rate`], [`network`] |
 //!
 //! ```
@@ -42,6 +42,7 @@ pub mod network;
 pub mod payload;
 pub mod problem;
 pub mod push;
+pub mod quota;
 pub mod rate;
 pub mod secret;
 pub mod service;
