@@ -73,11 +73,11 @@ impl Schedule {
         self.due = self.due.max(now).plus(rate.time_of(count));
     }
 
-    /// Takes room for `count` without letting anybody wait for longer than `wait_max` because of it.
-    pub fn charge(&mut self, rate: Rate, now: Monotonic, count: u32, wait_max: Duration) {
+    /// Takes room for `count` as far as there is some: nobody waits for longer than after a burst because of it.
+    pub fn charge(&mut self, rate: Rate, now: Monotonic, count: u32) {
         let before = self.due;
         self.take(rate, now, count);
-        self.due = self.due.min(now.plus(rate.room()).plus(wait_max)).max(before);
+        self.due = self.due.min(now.plus(rate.room())).max(before);
     }
 }
 
@@ -117,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_charged_keeps_nobody_waiting_for_longer_than_was_said() {
+    fn what_is_charged_takes_no_more_room_than_there_is() {
         let (rate, mut schedule) = (Rate { per_s: 10, burst: 5 }, Schedule::default());
-        (0..1_000).for_each(|_| schedule.charge(rate, at(0), 1, Duration::from_secs(1)));
-        assert_eq!(schedule.wait(rate, at(0), 1), Some(Duration::from_millis(1_100)));
+        (0..1_000).for_each(|_| schedule.charge(rate, at(0), 1));
+        assert_eq!(schedule.wait(rate, at(0), 1), Some(Duration::from_millis(100)));
         schedule.take(rate, at(0), 5);
         let taken = schedule;
-        schedule.charge(rate, at(0), 1, Duration::from_secs(1));
+        schedule.charge(rate, at(0), 1);
         assert_eq!(schedule, taken, "and nothing is given back by it");
     }
 

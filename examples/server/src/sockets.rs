@@ -109,7 +109,8 @@ pub(crate) fn bound(
         let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
         let (anonymous, balancers) = (options.allow_anonymous, options.balancers.clone());
         let (websocket, http) = (name.starts_with("ws"), (name == "tls").then(|| http.clone()));
-        Ok((Listener { name, address, tls, websocket, http, anonymous, balancers }, socket))
+        let plain = Listener::new(name, address);
+        Ok((Listener { tls, websocket, http, anonymous, balancers, ..plain }, socket))
     };
     let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
     Bound::adopt(listeners).map_err(|error| Failure::of("", &error))

@@ -119,6 +119,12 @@ impl Inner {
         self.take_overs.lock().unwrap_or_else(PoisonError::into_inner).delay(session, now)
     }
 
+    /// A time for a client that is sent away to come back at.
+    pub(crate) fn retry_after(&self) -> Duration {
+        let now = self.clock.monotonic();
+        self.admittance.lock().unwrap_or_else(PoisonError::into_inner).retry_after(now)
+    }
+
     /// What a client is told that is sent away for this reason.
     pub(crate) fn farewell(&self, reason: ReasonCode) -> Farewell {
         let comes_back = matches!(
@@ -131,8 +137,7 @@ impl Inner {
         if !comes_back {
             return Farewell::default();
         }
-        let now = self.clock.monotonic();
-        let retry_after = self.admittance.lock().unwrap_or_else(PoisonError::into_inner).retry_after(now);
+        let retry_after = self.retry_after();
         let server_reference = self.drain.server_reference.clone().filter(|_| reason == ReasonCode::UseAnotherServer);
         Farewell { retry_after: Some(retry_after), server_reference }
     }
