@@ -84,7 +84,7 @@ async fn a_schema_of_an_older_release_is_brought_up() {
         assert_eq!(store.maintain(far(), &Policies::default()).await.unwrap().sealed, 0);
         assert!(sealed == 1 || dump != NEWEST && sealed == 2);
         assert_eq!(store.range(&everything_of("d"), false, None, 9).await.unwrap().items[0].event, event("d"));
-        let queued = store.peek(&session("s"), None, 9).await.unwrap();
+        let queued = store.peek(&session("s"), None, 9, usize::MAX).await.unwrap();
         assert_eq!(queued.iter().map(|queued| queued.message.clone()).collect::<Vec<_>>(), [message("kept")]);
         let retained = store.retained(&tenant(), "#", None, 9, Timestamp::from_micros(0)).await.unwrap();
         assert_eq!(retained, [Message { retain: true, ..message("retained") }]);
