@@ -7,7 +7,7 @@ use std::{
 use bytes::Bytes;
 use iot_core::{
     id::CommandId,
-    message::{Message, Properties, QoS},
+    message::{Message, QoS},
     session::Position,
 };
 
