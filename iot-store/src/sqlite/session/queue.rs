@@ -72,7 +72,7 @@ fn settle_one(connection: &Connection, id: i64, steps: &[Settled]) -> Result<(),
                 {
                     (last, rest) = (*next, others);
                 }
-                gone.add(finish(connection, id, *first, last)?);
+                gone.add(&finish(connection, id, *first, last)?);
             }
             Settled::Released(position) => {
                 let sql = "UPDATE queue SET released = 1 WHERE session = ?1 AND position = ?2";
@@ -99,7 +99,7 @@ struct Gone {
 }
 
 impl Gone {
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, other: &Self) {
         self.messages += other.messages;
         self.size += other.size;
     }
@@ -112,7 +112,7 @@ fn finish(connection: &Connection, id: i64, first: Position, last: Position) -> 
     let mut rows = statement.query(range)?;
     let (mut gone, mut shared) = (Gone::default(), Vec::new());
     while let Some(row) = rows.next()? {
-        gone.add(Gone { messages: 1, size: row.get(1)? });
+        gone.add(&Gone { messages: 1, size: row.get(1)? });
         shared.extend(Some(row.get::<_, i64>(0)?).filter(|message| *message != 0));
     }
     drop(rows);
