@@ -12,7 +12,7 @@ use iot_conn::{
         codec::encode,
         server::{Accepted, Connection, ConnectionLimits, Delivered, Delivery, Event, PacketId},
     },
-    router::{Router, SubscriberId, Subscription},
+    router::{Route, Router, SubscriberId, Subscription},
 };
 use iot_core::time::Monotonic;
 
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         "out-2" => Trace::new().outbound(QoS::ExactlyOnce, count),
         "connect" => (0..count).for_each(|_| drop(black_box(Trace::new()))),
         "route" => route(count),
+        "route-again" => route_again(count),
         _ => {
             println!("no trace {name}: there are {}", NAMES.join(", "));
             return ExitCode::from(2);
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const NAMES: [&str; 8] = ["in-0", "in-1", "in-2", "out-0", "out-1", "out-2", "connect", "route"];
+const NAMES: [&str; 9] = ["in-0", "in-1", "in-2", "out-0", "out-1", "out-2", "connect", "route", "route-again"];
 
 /// A connection that has been let in.
 struct Trace {
@@ -188,6 +189,16 @@ fn published() -> Publish<'static> {
 
 fn id(number: u64) -> Option<NonZeroU16> {
     u16::try_from(number).ok().and_then(NonZeroU16::new)
+}
+
+/// A publisher that says much on one topic.
+fn route_again(count: u64) {
+    let router: Router<Arc<u64>> = Router::default();
+    let _new = router.subscribe("acme", "d/+/up/#", SubscriberId(1), &Arc::new(1), Subscription::default());
+    let mut route = Route::default();
+    for _ in 0..count {
+        black_box(router.route("acme", TOPIC, None, &|_| true, &mut route));
+    }
 }
 
 /// Matches among a hundred thousand subscriptions, one of them for each message.

@@ -30,7 +30,7 @@ use super::{
     opening::{self, Will},
     plane::Round,
     subscriptions::RetainedWanted,
-    uplink::Taken,
+    uplink::{Said, Taken},
     wheel::TimerKey,
     wire::Wire,
 };
@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     pub(crate) progress: Progress,
     pub(super) rare: Option<Box<Rare>>,
+    /// While packets come.
+    said: Option<Box<Said>>,
     /// How long the session outlives the connection, in seconds.
     pub(crate) expiry_s: u32,
     /// One of the connections that there may be.
@@ -157,6 +159,7 @@ impl Session {
         Self {
             progress: Progress { sent_through, ..Progress::default() },
             rare: will.map(|will| Box::new(Rare { will: Some(will), ..Rare::default() })),
+            said: None,
             rounds: [Round::default(); 2],
             took: node.clock.monotonic(),
             timer: None,
@@ -343,6 +346,7 @@ impl Session {
     /// Gives back memory, and sees to it that the connection is woken in time.
     fn rest(&mut self, held_up: bool) {
         self.wire.engine.rest();
+        self.said = None;
         if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
             self.rare = None;
         }
@@ -387,7 +391,9 @@ impl Session {
         self.node.counters.received.increment(1);
         let completion = self.completion(&request);
         let gate = completion.map_or_else(Gate::open, |completion| Gate::new(&self.link.mailbox, completion));
-        match self.node.publish(&self.endpoint, &self.link, request, &gate, None) {
+        // Worth it only if more comes.
+        let said = self.wire.engine.has_events().then(|| &mut **self.said.get_or_insert_default());
+        match self.node.publish(&self.endpoint, &self.link, request, &gate, None, said) {
             Taken::Done(reason) => {
                 let done = gate.finish(reason);
                 done.into_iter().for_each(|completion| self.complete(completion));
