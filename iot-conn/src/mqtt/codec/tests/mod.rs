@@ -1,2 +1,3 @@
+mod generator;
 mod malformed;
 mod round_trip;
