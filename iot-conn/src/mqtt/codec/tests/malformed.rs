@@ -301,6 +301,12 @@ const REST: &[Row] = &[
     ("AUTH with a session expiry", V5, Client, 0xf0, b"\x18\x09\x15\0\x01m\x11\0\0\0\x01", MalformedPacket),
 ];
 
+/// Every packet of the tables, with its connection.
+pub(super) fn all() -> impl Iterator<Item = (Vec<u8>, Version, Sender)> {
+    let rows = [CONNECT, CONNACK, PUBLISH, ACKS, SUBSCRIBE, REST].into_iter().flatten();
+    rows.map(|(_, version, sender, first, body, _)| (framed(*first, body), *version, *sender))
+}
+
 fn framed(first: u8, body: &[u8]) -> Vec<u8> {
     let length = u8::try_from(body.len()).unwrap();
     assert!(length < 0x80);
