@@ -284,7 +284,7 @@ fn damaged(frame: &[u8], damages: &[Damage]) -> Vec<u8> {
             }
             Damage::Append(value) => body.push(*value),
             Damage::Cut(at) => body.truncate(place(at, &body)),
-            Damage::First(value) => first = value ^ first,
+            Damage::First(value) => first ^= value,
             Damage::LongLength => is_long = true,
             Damage::Set(..) | Damage::Remove(_) | Damage::Repeat(..) => {}
         }
