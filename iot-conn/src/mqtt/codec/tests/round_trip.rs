@@ -151,3 +151,44 @@ fn a_suback_of_311_says_128_for_every_error() {
     assert_eq!(&encoded(&Packet::SubAck(ack), Version::V311)[..], b"\x90\x04\0\x01\x01\x80");
     assert_eq!(&encoded(&Packet::UnsubAck(ack), Version::V311)[..], b"\xb0\x02\0\x01");
 }
+
+#[test]
+fn a_shared_publish_refuses_an_identifier_that_its_qos_has_not_and_the_reverse() {
+    let publish = |qos| Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: "t",
+        packet_id: None,
+        properties: List::EMPTY,
+        payload: b"",
+    };
+    let id = Some(PacketId::MIN);
+    for (qos, packet_id, dup) in [
+        (QoS::AtMostOnce, id, false),
+        (QoS::AtMostOnce, None, true),
+        (QoS::AtLeastOnce, None, false),
+        (QoS::ExactlyOnce, None, true),
+    ] {
+        let shared = EncodedPublish::new(&publish(qos), Version::V5).unwrap();
+        let mut out = BytesMut::from(&b"before"[..]);
+        assert_eq!(shared.write(packet_id, dup, false, &mut out), Err(EncodeError::NoSuchPacket), "{qos:?}");
+        assert_eq!(&out[..], b"before");
+    }
+}
+
+#[test]
+fn room_for_a_message_is_made_for_its_size() {
+    let topic = "t".repeat(1_000);
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: &topic,
+        packet_id: None,
+        properties: List::EMPTY,
+        payload: &[0; 1_000],
+    };
+    let capacity = encoded(&Packet::Publish(publish), Version::V5).capacity();
+    assert!((2_000..4_000).contains(&capacity), "{capacity}");
+}
