@@ -1,7 +1,7 @@
 //! What a connection tells of a silent client, and what it keeps for one of which nothing is heard.
 
 use super::*;
-use crate::mqtt::server::Delivered;
+use crate::mqtt::{Sender, codec::decode, server::Delivered};
 
 fn online_with(version: Version, keep_alive_s: u16) -> Server {
     Server::accepted(&Connect { keep_alive_s, ..connect(version) }, limits(), Accepted::default())
@@ -84,6 +84,18 @@ fn rest_takes_nothing_that_is_needed() {
 }
 
 #[test]
+fn rest_keeps_a_message_without_an_answer() {
+    for version in BOTH {
+        let mut server = Server::online(version, limits());
+        server.receive(&publish(QoS::AtLeastOnce, 1));
+        let tickets = server.tickets();
+        server.connection.rest();
+        server.connection.published(tickets[0], ReasonCode::Success);
+        server.assert_sent(&[puback(1)]);
+    }
+}
+
+#[test]
 fn rest_keeps_topic_aliases() {
     let mut server = Server::online(Version::V5, limits());
     let alias = [Property::TopicAlias(1)];
@@ -106,4 +118,28 @@ fn rest_keeps_requests_without_an_answer() {
     server.connection.rest();
     server.connection.unsubscribed(ticket, &[ReasonCode::Success]);
     assert!(server.connection.has_output());
+}
+
+#[test]
+fn a_client_is_told_its_keep_alive_only_if_it_is_not_what_it_asked_for() {
+    let limits = || ConnectionLimits { keep_alive_s_max: Some(30), ..limits() };
+    for (asked_s, chosen_s, told_s) in [
+        (10, None, None),
+        (30, None, None),
+        (31, None, Some(30)),
+        (0, None, Some(30)),
+        (10, Some(20), Some(20)),
+        (10, Some(40), Some(30)),
+        (10, Some(0), Some(30)),
+    ] {
+        let mut server = Server::new(Version::V5, limits());
+        server.receive(&Packet::Connect(Connect { keep_alive_s: asked_s, ..connect(Version::V5) }));
+        server.events();
+        server.connection.accept(server.now, Accepted { server_keep_alive_s: chosen_s, ..Accepted::default() });
+        let written = server.connection.output().split();
+        let Ok(Packet::ConnAck(ack)) = decode(&written, Version::V5, Sender::Server) else { panic!("{written:?}") };
+        assert_eq!(ack.properties.server_keep_alive(), told_s, "{asked_s} {chosen_s:?}");
+        let in_use = Duration::from_secs(told_s.unwrap_or(asked_s).into());
+        assert_eq!(server.connection.suspect_from(), Some(server.now.plus(in_use)));
+    }
 }
