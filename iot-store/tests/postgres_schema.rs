@@ -56,12 +56,12 @@ async fn a_newer_edited_or_foreign_schema_is_refused() {
     drop(open(&settings).await);
 }
 
-const NEWEST: &str = include_str!("fixtures/postgres/0002.sql");
+const NEWEST: &str = include_str!("fixtures/postgres/0003.sql");
 
 /// Every layout that was ever released can be brought to the present one, and what it holds is there.
 #[tokio::test]
 async fn a_schema_of_an_older_release_is_brought_up() {
-    for dump in [include_str!("fixtures/postgres/0001.sql"), NEWEST] {
+    for dump in [include_str!("fixtures/postgres/0001.sql"), include_str!("fixtures/postgres/0002.sql"), NEWEST] {
         let settings = cluster::fresh();
         let beside = cluster::connect(&settings).await;
         beside.batch_execute(&dump.replace("fixture", &settings.schema)).await.unwrap();
