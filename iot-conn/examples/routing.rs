@@ -5,9 +5,10 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iot_conn::router::{Router, SubscriberId, Subscription};
+use iot_conn::router::{Route, Router, SubscriberId, Subscription};
 
 const TENANT: &str = "acme";
 const TOPICS: u64 = 1_000_000;
@@ -37,6 +38,9 @@ fn main() {
         });
         report(&format!("{threads} threads"), took, threads * TOPICS);
     }
+
+    again(&router, count);
+    churn(&router, &topics(9, count), count);
 
     let took = timed(|| handles.iter().for_each(|handle| unsubscribe(&router, handle)));
     report("unsubscribe", took, count);
@@ -91,6 +95,51 @@ fn walk(router: &Router<Arc<u64>>, topics: &[String]) -> usize {
         matched += usize::from(!black_box(&out).is_empty());
     }
     matched
+}
+
+/// Publishers that say much on one topic.
+fn again(router: &Router<Arc<u64>>, count: u64) {
+    let topic = format!("d/{}/down/command", device(count / 2));
+    let mut route = Route::default();
+    let took = timed(|| {
+        for _ in 0..TOPICS {
+            black_box(router.route(TENANT, &topic, None, &|_| true, &mut route));
+        }
+    });
+    report("again", took, TOPICS);
+}
+
+/// One thread subscribes and unsubscribes while another matches.
+fn churn(router: &Router<Arc<u64>>, topics: &[String], count: u64) {
+    let done = AtomicBool::new(false);
+    let (changes, matched, took) = std::thread::scope(|scope| {
+        let matching = scope.spawn(|| {
+            let mut walks = 0;
+            let mut out = Vec::new();
+            for topic in topics.iter().cycle() {
+                out.clear();
+                router.matches(TENANT, topic, None, &|_| true, &mut out);
+                black_box(&out);
+                walks += 1;
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            walks
+        });
+        let mut changes = 0;
+        let took = timed(|| {
+            for number in count..count + TOPICS {
+                subscribe(router, &Arc::new(number));
+                unsubscribe(router, &Arc::new(number));
+                changes += 2;
+            }
+        });
+        done.store(true, Ordering::Relaxed);
+        (changes, matching.join().unwrap_or(0), took)
+    });
+    report("changing", took, changes);
+    println!("meanwhile  {:>8} ns for a match", took.as_nanos() / u128::from(u64::max(matched, 1)));
 }
 
 fn timed(work: impl FnOnce()) -> Duration {

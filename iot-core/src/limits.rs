@@ -17,8 +17,12 @@ pub struct Limits {
     pub receive_maximum: u16,
     /// The most messages at QoS 1 and 2 that wait in one session's queue; a further one is refused to that session and counted.
     pub queue_messages_max: usize,
+    /// The most bytes of these, as [`Message::size`](crate::message::Message::size) counts; one message may go beyond.
+    pub queue_bytes_max: usize,
     /// The most retained messages of one tenant; a further topic is refused with "quota exceeded".
     pub retained_max: usize,
+    /// The most bytes of these; one message may go beyond. What would make them more is refused with "quota exceeded".
+    pub retained_bytes_max: usize,
     /// The longest that a session outlives its connection, in seconds.
     pub session_expiry_s_max: u32,
     /// The most values in one telemetry sample.
@@ -39,7 +43,9 @@ impl Default for Limits {
             subscriptions_max: 1_000,
             receive_maximum: 256,
             queue_messages_max: 10_000,
+            queue_bytes_max: 64 * 1024 * 1024,
             retained_max: 100_000,
+            retained_bytes_max: 256 * 1024 * 1024,
             session_expiry_s_max: 7 * 24 * 3_600,
             values_max: 64,
             samples_max: 100,

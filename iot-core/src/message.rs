@@ -60,6 +60,13 @@ impl Properties {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Bytes in memory, where an empty user property takes more than on the wire.
+    fn size(&self) -> usize {
+        let texts = [&self.content_type, &self.response_topic].into_iter().flatten().map(String::len);
+        let user = self.user.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
+        self.correlation_data.as_ref().map_or(0, Bytes::len) + texts.chain(user).sum::<usize>()
+    }
 }
 
 /// A message as the node routes and stores it. Cheap to clone.
@@ -87,6 +94,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// The bytes of topic, payload and properties: what bounds in bytes count.
+    pub fn size(&self) -> usize {
+        self.payload.len() + self.topic.len() + self.properties.as_deref().map_or(0, Properties::size)
+    }
+
     /// Whether it must not be delivered at `now`.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|at| at <= now)

@@ -30,11 +30,15 @@ pub enum InvalidTopic {
 
 /// Checks a topic name (MQTT 5 §4.7.1, §4.7.3).
 pub fn check_name(name: &str, bytes_max: usize, levels_max: usize) -> Result<(), InvalidTopic> {
-    check_text(name, bytes_max, levels_max)?;
-    if name.contains(['+', '#']) {
+    if check_text(name, bytes_max, levels_max)?.has_wildcard {
         return Err(InvalidTopic::Wildcard);
     }
     Ok(())
+}
+
+/// How many levels a topic name or filter has.
+pub fn levels(topic: &str) -> usize {
+    survey(topic).levels
 }
 
 /// Checks a topic filter, shared ones included (MQTT 5 §4.7.1, §4.8.2).
@@ -58,17 +62,41 @@ pub fn check_filter(filter: &str, bytes_max: usize, levels_max: usize) -> Result
     Ok(())
 }
 
-fn check_text(text: &str, bytes_max: usize, levels_max: usize) -> Result<(), InvalidTopic> {
+fn check_text(text: &str, bytes_max: usize, levels_max: usize) -> Result<Survey, InvalidTopic> {
     if text.is_empty() {
         return Err(InvalidTopic::Empty);
     }
-    if text.len() > bytes_max || text.split('/').count() > levels_max {
+    let survey = survey(text);
+    if text.len() > bytes_max || survey.levels > levels_max {
         return Err(InvalidTopic::TooLong);
     }
-    if text.contains('\0') {
+    if survey.has_null {
         return Err(InvalidTopic::Null);
     }
-    Ok(())
+    Ok(survey)
+}
+
+/// What matters in a text, wherever it is.
+struct Survey {
+    levels: usize,
+    has_null: bool,
+    has_wildcard: bool,
+}
+
+/// Each packet's topic comes by here: once over the bytes, without a branch for any of them.
+fn survey(text: &str) -> Survey {
+    let (mut levels, mut nulls, mut wildcards) = (1, 0, 0);
+    // So short that its separators fit into a byte: the compiler looks at many bytes at once.
+    for part in text.as_bytes().chunks(usize::from(u8::MAX)) {
+        let mut separators = 0_u8;
+        for byte in part {
+            separators += u8::from(*byte == b'/');
+            nulls |= u8::from(*byte == 0);
+            wildcards |= u8::from(*byte == b'+') | u8::from(*byte == b'#');
+        }
+        levels += usize::from(separators);
+    }
+    Survey { levels, has_null: nulls != 0, has_wildcard: wildcards != 0 }
 }
 
 /// Splits `$share/<group>/<filter>`; `None` for any other filter.
@@ -85,7 +113,7 @@ pub fn parse_share(filter: &str) -> Result<Option<(&str, &str)>, InvalidTopic> {
 
 /// Whether a filter (not a shared one) has a wildcard.
 pub fn has_wildcard(filter: &str) -> bool {
-    filter.contains(['+', '#'])
+    filter.bytes().any(|byte| matches!(byte, b'+' | b'#'))
 }
 
 /// Whether `topic` matches `filter` (MQTT 5 §4.7.1.2, §4.7.1.3, §4.7.2), neither of them shared.
@@ -220,6 +248,12 @@ mod tests {
             assert_eq!(check_filter(bad, 64, 8), Err(why), "{bad:?}");
         }
         assert_eq!(check_name("a/+", 64, 8), Err(InvalidTopic::Wildcard));
+        assert_eq!(check_name("a\0+", 64, 8), Err(InvalidTopic::Null));
+        let long = "x/".repeat(700);
+        assert_eq!((levels(&long), levels(""), levels("a")), (701, 1, 1));
+        assert_eq!(check_name(&long, usize::MAX, 701), Ok(()));
+        assert_eq!(check_name(&format!("{long}#"), usize::MAX, 701), Err(InvalidTopic::Wildcard));
+        assert_eq!(check_name(&format!("{long}\0"), usize::MAX, 701), Err(InvalidTopic::Null));
     }
 
     #[test]

@@ -353,8 +353,14 @@ impl SessionStore for Faulty {
         self.carry_out(Operation::Offer, self.stores.sessions.offer(publications)).await
     }
 
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.carry_out(Operation::Peek, self.stores.sessions.peek(session, after, limit)).await
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.carry_out(Operation::Peek, self.stores.sessions.peek(session, after, limit, bytes)).await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {

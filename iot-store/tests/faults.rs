@@ -31,7 +31,7 @@ const ROUNDS: u32 = 6;
 /// Between two values of n in the short run. Prime to the calls of a commit, so that all kinds are met.
 const STEP: usize = 17;
 /// A call at which much was acknowledged, before the child has come to its end.
-const LATE_CALL: usize = 300;
+const LATE_CALL: usize = 200;
 /// Of the small disk, in bytes.
 const DISK_BYTES: u64 = 4 << 20;
 

@@ -66,7 +66,11 @@ const UNSOUND: &str = "SELECT
     + (SELECT count(*) FROM subscription WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM received WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM session WHERE queued <> (SELECT count(*) FROM queue WHERE queue.session = session.id))
+    + (SELECT count(*) FROM session
+        WHERE queued_size <> (SELECT coalesce(sum(size), 0) FROM queue WHERE queue.session = session.id))
     + (SELECT count(*) FROM retained_count
         WHERE messages <> (SELECT count(*) FROM retained WHERE retained.tenant = retained_count.tenant))
+    + (SELECT count(*) FROM retained_count
+        WHERE size <> (SELECT coalesce(sum(size), 0) FROM retained WHERE retained.tenant = retained_count.tenant))
     + (SELECT count(*) FROM index_key WHERE NOT EXISTS
         (SELECT 1 FROM record WHERE record.kind = index_key.kind AND record.key = index_key.key))";

@@ -116,7 +116,7 @@ async fn append_two(store: &Postgres, name: &str) -> Result<Vec<Fact>, StoreErro
 
 async fn offer(store: &Postgres, task: usize, name: &str) -> Result<Vec<Fact>, StoreError> {
     let session = session(&task.to_string());
-    if store.peek(&session, None, 1).await?.is_empty() {
+    if store.peek(&session, None, 1, usize::MAX).await?.is_empty() {
         store.open(opening(&session)).await?;
     }
     let target = Target { session, qos: QoS::AtLeastOnce, retain: false, identifiers: Vec::new() };
@@ -150,7 +150,7 @@ async fn found(store: &Postgres) -> BTreeSet<Fact> {
     }
     assert_eq!(found.iter().filter(|(kind, ..)| *kind == "event").count() % 2, 0);
     for task in 0..TASKS {
-        for queued in store.peek(&session(&task.to_string()), None, u32::MAX).await.unwrap() {
+        for queued in store.peek(&session(&task.to_string()), None, u32::MAX, usize::MAX).await.unwrap() {
             let payload = String::from_utf8(queued.message.payload.to_vec()).unwrap();
             found.insert(("message", format!("{task} {payload}"), queued.position.0));
         }

@@ -56,12 +56,12 @@ async fn a_newer_edited_or_foreign_schema_is_refused() {
     drop(open(&settings).await);
 }
 
-const NEWEST: &str = include_str!("fixtures/postgres/0002.sql");
+const NEWEST: &str = include_str!("fixtures/postgres/0003.sql");
 
 /// Every layout that was ever released can be brought to the present one, and what it holds is there.
 #[tokio::test]
 async fn a_schema_of_an_older_release_is_brought_up() {
-    for dump in [include_str!("fixtures/postgres/0001.sql"), NEWEST] {
+    for dump in [include_str!("fixtures/postgres/0001.sql"), include_str!("fixtures/postgres/0002.sql"), NEWEST] {
         let settings = cluster::fresh();
         let beside = cluster::connect(&settings).await;
         beside.batch_execute(&dump.replace("fixture", &settings.schema)).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_schema_of_an_older_release_is_brought_up() {
         assert_eq!(store.maintain(far(), &Policies::default()).await.unwrap().sealed, 0);
         assert!(sealed == 1 || dump != NEWEST && sealed == 2);
         assert_eq!(store.range(&everything_of("d"), false, None, 9).await.unwrap().items[0].event, event("d"));
-        let queued = store.peek(&session("s"), None, 9).await.unwrap();
+        let queued = store.peek(&session("s"), None, 9, usize::MAX).await.unwrap();
         assert_eq!(queued.iter().map(|queued| queued.message.clone()).collect::<Vec<_>>(), [message("kept")]);
         let retained = store.retained(&tenant(), "#", None, 9, Timestamp::from_micros(0)).await.unwrap();
         assert_eq!(retained, [Message { retain: true, ..message("retained") }]);

@@ -87,7 +87,7 @@ async fn a_session_taken_over_by_another_store_fences_the_first() {
         sent_through: Position(0),
     };
     assert_eq!(SessionStore::close(&first, closing.clone()).await.unwrap(), Fenced::Superseded);
-    assert_eq!(second.peek(&session("s"), None, 9).await.unwrap().len(), 1);
+    assert_eq!(second.peek(&session("s"), None, 9, usize::MAX).await.unwrap().len(), 1);
     assert_eq!(SessionStore::close(&second, Closing { epoch: taken.epoch, ..closing }).await.unwrap(), Fenced::Done);
 }
 

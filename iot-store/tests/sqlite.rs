@@ -54,12 +54,16 @@ fn steps_taken_together_are_answered_in_their_order() {
 const UNSOUND: &str = "SELECT
     (SELECT count(*) FROM message WHERE uses <> (SELECT count(*) FROM queue WHERE queue.message = message.id))
     + (SELECT count(*) FROM message WHERE uses <= 0)
-    + (SELECT count(*) FROM queue WHERE message NOT IN (SELECT id FROM message))
+    + (SELECT count(*) FROM queue WHERE CASE WHEN body IS NULL THEN message NOT IN (SELECT id FROM message) ELSE message <> 0 END)
     + (SELECT count(*) FROM queue WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM subscription WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM received WHERE session NOT IN (SELECT id FROM session))
     + (SELECT count(*) FROM session WHERE queued <> (SELECT count(*) FROM queue WHERE queue.session = session.id))
+    + (SELECT count(*) FROM session
+        WHERE queued_size <> (SELECT coalesce(sum(size), 0) FROM queue WHERE queue.session = session.id))
     + (SELECT count(*) FROM retained_count
         WHERE messages <> (SELECT count(*) FROM retained WHERE retained.tenant = retained_count.tenant))
+    + (SELECT count(*) FROM retained_count
+        WHERE size <> (SELECT coalesce(sum(size), 0) FROM retained WHERE retained.tenant = retained_count.tenant))
     + (SELECT count(*) FROM index_key WHERE NOT EXISTS
         (SELECT 1 FROM record WHERE record.kind = index_key.kind AND record.key = index_key.key))";

@@ -15,6 +15,8 @@ use crate::mqtt::{
 const OUTPUT_MAX: usize = 64 * 1024;
 /// How many messages one look at the queue brings.
 const QUEUE_PAGE: u32 = 256;
+/// How many bytes of them; one message may go beyond.
+const QUEUE_PAGE_BYTES: usize = 256 * 1024;
 
 impl Session {
     /// Brings the next page of the stored queue into memory.
@@ -23,9 +25,10 @@ impl Session {
         let store = self.node.stores.sessions.clone();
         mailbox.begin_read();
         let after = Some(self.progress.read.max(self.progress.last)).filter(|position| position.0 > 0);
-        match store.peek(&self.endpoint.session, after, QUEUE_PAGE).await {
+        match store.peek(&self.endpoint.session, after, QUEUE_PAGE, QUEUE_PAGE_BYTES).await {
             Ok(queued) => {
-                let end = queued.len() < QUEUE_PAGE as usize;
+                let size: usize = queued.iter().map(|item| item.message.size()).sum();
+                let end = queued.len() < QUEUE_PAGE as usize && size < QUEUE_PAGE_BYTES;
                 for item in queued {
                     self.progress.read = item.position;
                     let dup = item.position <= self.progress.sent_through;

@@ -7,7 +7,7 @@ use std::{
 use bytes::Bytes;
 use iot_core::{
     id::CommandId,
-    message::{Message, Properties, QoS},
+    message::{Message, QoS},
     session::Position,
 };
 
@@ -452,13 +452,5 @@ fn apart(mut outgoing: Outgoing, behind: usize) -> Outgoing {
 }
 
 fn size(outgoing: &Outgoing) -> usize {
-    let message = &outgoing.message;
-    message.payload.len() + message.topic.len() + message.properties.as_deref().map_or(0, properties_size) + 64
-}
-
-/// In memory, where an empty user property takes more than on the wire.
-fn properties_size(properties: &Properties) -> usize {
-    let texts = [&properties.content_type, &properties.response_topic].into_iter().flatten().map(String::len);
-    let user = properties.user.iter().map(|(name, value)| size_of::<(String, String)>() + name.len() + value.len());
-    properties.correlation_data.as_ref().map_or(0, Bytes::len) + texts.chain(user).sum::<usize>()
+    outgoing.message.size() + 64
 }

@@ -572,7 +572,7 @@ impl Inner {
         }
         match self.status_message(tenant, &device.id, &presence).await {
             Ok(Some(message)) => {
-                self.route(None, message, None, &super::gate::Gate::open());
+                self.route(None, message, None, &super::gate::Gate::open(), None);
             }
             Ok(None) => {}
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a status cannot be told"),

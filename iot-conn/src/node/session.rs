@@ -31,7 +31,7 @@ use super::{
     plane::Round,
     quota::Metering,
     subscriptions::RetainedWanted,
-    uplink::Taken,
+    uplink::{Said, Taken},
     wheel::TimerKey,
     wire::Wire,
 };
@@ -56,6 +56,8 @@ pub(crate) struct Session {
     pub(super) rare: Option<Box<Rare>>,
     /// What it is limited by, if it is.
     pub(super) metering: Option<Box<Metering>>,
+    /// While packets come.
+    said: Option<Box<Said>>,
     /// How long the session outlives the connection, in seconds.
     pub(crate) expiry_s: u32,
     /// One of the connections that there may be.
@@ -163,6 +165,7 @@ impl Session {
             progress: Progress { sent_through, ..Progress::default() },
             rare: will.map(|will| Box::new(Rare { will: Some(will), ..Rare::default() })),
             metering,
+            said: None,
             rounds: [Round::default(); 2],
             took: node.clock.monotonic(),
             timer: None,
@@ -368,6 +371,7 @@ impl Session {
     /// Gives back memory, and sees to it that the connection is woken in time.
     fn rest(&mut self, held_up: bool) {
         self.wire.engine.rest();
+        self.said = None;
         if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
             self.rare = None;
         }
@@ -423,7 +427,9 @@ impl Session {
     pub(super) fn hand_on(&mut self, request: PublishRequest) -> Option<Work> {
         let completion = self.completion(&request);
         let gate = completion.map_or_else(Gate::open, |completion| Gate::new(&self.link.mailbox, completion));
-        match self.node.publish(&self.endpoint, &self.link, request, &gate, None) {
+        // Worth it only if more comes.
+        let said = self.wire.engine.has_events().then(|| &mut **self.said.get_or_insert_default());
+        match self.node.publish(&self.endpoint, &self.link, request, &gate, None, said) {
             Taken::Done(reason) => {
                 let done = gate.finish(reason);
                 done.into_iter().for_each(|completion| self.complete(completion));

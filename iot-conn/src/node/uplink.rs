@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     mqtt::{ReasonCode, server::PublishRequest},
-    router::Identifiers,
+    router::{Identifiers, Route},
 };
 
 /// What a client may do with a topic.
@@ -56,6 +56,28 @@ pub(crate) enum Taken {
     NotYet(Box<PublishRequest>),
 }
 
+/// What a client has just published to: most say much on one topic.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// As a device says it.
+    local: Box<str>,
+    /// Below its tree.
+    full: Option<Arc<str>>,
+    route: Route<Arc<Endpoint>>,
+}
+
+impl Said {
+    fn full(&mut self, prefix: &str, local: &str) -> Arc<str> {
+        match &self.full {
+            Some(full) if *self.local == *local => full.clone(),
+            _ => {
+                self.local = local.into();
+                self.full.insert(format!("{prefix}{local}").into()).clone()
+            }
+        }
+    }
+}
+
 /// Where a topic is, as far as is known.
 enum Located {
     At(Place),
@@ -76,6 +98,7 @@ impl Inner {
         request: PublishRequest,
         gate: &Gate<'_>,
         found: Found,
+        mut said: Option<&mut Said>,
     ) -> Taken {
         let now = self.clock.timestamp();
         let place = match self.place(link, &request.topic, now, found) {
@@ -93,7 +116,10 @@ impl Inner {
                 if let Err(invalid) = self.report(link, device, kind, &request, gate, now) {
                     return Taken::Done(self.refuse_payload(link, device, &request.topic, &invalid));
                 }
-                let topic: Arc<str> = format!("{}{}", device.prefix, request.topic).into();
+                let topic = match &mut said {
+                    Some(said) => said.full(&device.prefix, &request.topic),
+                    None => format!("{}{}", device.prefix, request.topic).into(),
+                };
                 (topic, Some((device.id.clone(), device.epoch)), matches!(kind, Permitted::Custom))
             }
             (Place::Other(device), _) => ((*request.topic).into(), Some((device.id.clone(), device.epoch)), true),
@@ -111,7 +137,7 @@ impl Inner {
             expires: expiry,
             device,
         };
-        let matched = self.route(Some(endpoint), message, received, gate);
+        let matched = self.route(Some(endpoint), message, received, gate, said.map(|said| &mut said.route));
         Taken::Done(if matched == 0 && !matches!(place, Place::Own(_)) {
             ReasonCode::NoMatchingSubscribers
         } else {
@@ -141,7 +167,7 @@ impl Inner {
             }
             Located::At(_) | Located::Refused(_) => None,
         };
-        match self.publish(endpoint, link, request, gate, found) {
+        match self.publish(endpoint, link, request, gate, found, None) {
             Taken::Done(reason) => reason,
             Taken::NotYet(_) => ReasonCode::UnspecifiedError,
         }
@@ -157,9 +183,7 @@ impl Inner {
 
     fn place(&self, link: &Link, name: &str, now: Timestamp, found: Found) -> Located {
         let denied = Located::Refused(ReasonCode::NotAuthorized);
-        if name.len() > self.limits.topic_bytes_max
-            || topic::check_name(name, usize::MAX, self.limits.topic_levels_max).is_err()
-        {
+        if name.len() > self.limits.topic_bytes_max || topic::levels(name) > self.limits.topic_levels_max {
             return Located::Refused(ReasonCode::TopicNameInvalid);
         }
         let tenant = &link.principal.tenant;
@@ -291,30 +315,32 @@ impl Inner {
         message: Message,
         received: Option<(SessionId, iot_core::session::SessionEpoch, u16)>,
         gate: &Gate<'_>,
+        route: Option<&mut Route<Arc<Endpoint>>>,
     ) -> usize {
         let now = message.published;
         let _ordered = message.retain.then(|| self.retaining.read().unwrap_or_else(PoisonError::into_inner));
-        let mut matches = Vec::new();
         let is_online = |endpoint: &Arc<Endpoint>| endpoint.is_connected();
-        self.router.matches(
-            message.tenant.as_str(),
-            &message.topic,
-            sender.map(|endpoint| endpoint.subscriber),
-            &is_online,
-            &mut matches,
-        );
+        let sender = sender.map(|endpoint| endpoint.subscriber);
+        let (tenant, topic, mut once) = (message.tenant.as_str(), &message.topic, Vec::new());
+        let matches = match route {
+            Some(route) => self.router.route(tenant, topic, sender, &is_online, route),
+            None => {
+                self.router.matches(tenant, topic, sender, &is_online, &mut once);
+                &once
+            }
+        };
         let count = matches.len();
         let mut to = Vec::new();
         for matched in matches {
-            let endpoint = matched.handle;
+            let endpoint = &matched.handle;
             let qos = matched.qos.min(message.qos);
             let retain = matched.retain_as_published && message.retain;
             match endpoint.link() {
                 Some(link) if !link.may_receive(&message, now) => link.was_denied(&message),
                 Some(link) if qos == QoS::AtMostOnce || !link.persistent => {
                     let message = message.clone();
-                    let outgoing =
-                        Outgoing { message, qos, retain, identifiers: matched.identifiers, kind: Kind::Passing };
+                    let identifiers = matched.identifiers.clone();
+                    let outgoing = Outgoing { message, qos, retain, identifiers, kind: Kind::Passing };
                     if link.mailbox.post(outgoing, gate) == Posted::Shed {
                         self.counters.shed.increment(1);
                     }
@@ -323,7 +349,7 @@ impl Inner {
                 _ => {
                     let identifiers = matched.identifiers.to_vec();
                     let target = Target { session: endpoint.session.clone(), qos, retain, identifiers };
-                    to.push((endpoint, target));
+                    to.push((endpoint.clone(), target));
                 }
             }
         }
@@ -347,7 +373,7 @@ impl Inner {
             expires: None,
             device: None,
         };
-        self.route(None, message, None, &Gate::open());
+        self.route(None, message, None, &Gate::open(), None);
     }
 
     /// Publishes a will, as the client that left it would have. Its permission is asked again.
@@ -362,7 +388,7 @@ impl Inner {
         // Its lifetime begins now (MQTT 5 §3.1.3.2.4).
         will.expires = will.expires.map(|at| now.plus(at.since(will.published)));
         will.published = now;
-        self.route(None, will, None, &Gate::open());
+        self.route(None, will, None, &Gate::open(), None);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 
 mod identifiers;
 mod members;
+mod route;
 mod trie;
 
 #[cfg(test)]
@@ -17,13 +18,15 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock};
 
 use iot_core::message::QoS;
 use iot_core::topic;
 
 pub use self::identifiers::Identifiers;
 use self::members::{Member, Subscribers};
+pub use self::route::Route;
+use self::route::{Generation, States};
 use self::trie::Trie;
 
 /// Names a subscriber within a [`Router`], for as long as it has subscriptions there; the caller keeps them distinct.
@@ -77,6 +80,7 @@ pub struct Match<H> {
 /// leaves nothing behind but spare capacity, and that goes with the last subscription of a tenant in a shard.
 pub struct Router<H> {
     shards: Box<[RwLock<Shard<H>>]>,
+    generations: Box<[Generation]>,
     placement: RandomState,
     subscriptions: AtomicUsize,
 }
@@ -97,7 +101,7 @@ impl<H: Clone> Router<H> {
         let (group, filter) = split_group(filter);
         let member = Member::new(id, handle.clone(), subscription);
         // Dropped after the lock is released: a handle's own drop may lead back here.
-        let replaced = self.write(tenant, filter).insert(tenant, filter, group, member);
+        let replaced = self.change(tenant, filter, |shard| shard.insert(tenant, filter, group, member));
         if replaced.is_some() {
             return Subscribed::Replaced;
         }
@@ -108,7 +112,7 @@ impl<H: Clone> Router<H> {
     /// Removes the subscription of `id` with this very filter; false if there is none (MQTT 5 §3.10.4).
     pub fn unsubscribe(&self, tenant: &str, filter: &str, id: SubscriberId) -> bool {
         let (group, filter) = split_group(filter);
-        let removed = self.write(tenant, filter).remove(tenant, filter, group, id);
+        let removed = self.change(tenant, filter, |shard| shard.remove(tenant, filter, group, id));
         if removed.is_some() {
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
@@ -131,22 +135,56 @@ impl<H: Clone> Router<H> {
         online: &dyn Fn(&H) -> bool,
         out: &mut Vec<Match<H>>,
     ) {
-        let mut gathered = Gathered { sender, online, start: out.len(), out, shared: Vec::new(), sources: 0 };
-        let narrow = self.place(tenant, prefix(topic));
-        let broad = self.place(tenant, None);
-        self.read(narrow).visit(tenant, topic, &mut |found| gathered.add(found));
-        if broad != narrow {
-            self.read(broad).visit(tenant, topic, &mut |found| gathered.add(found));
+        self.search(tenant, topic, sender, online, out);
+    }
+
+    /// The same, in `route`: without a search if it was found there before, and nothing has changed since among the
+    /// subscriptions that share a shard with one that may match. Whose turn it is in a shared subscription is asked each time.
+    pub fn route<'r>(
+        &self,
+        tenant: &str,
+        topic: &str,
+        sender: Option<SubscriberId>,
+        online: &dyn Fn(&H) -> bool,
+        route: &'r mut Route<H>,
+    ) -> &'r [Match<H>] {
+        if !route.holds(tenant, topic, sender, |place| self.generations[place].get())
+            && let Some(states) = self.search(tenant, topic, sender, online, route.begin())
+        {
+            route.remember(tenant, topic, sender, states);
         }
+        route.matches()
+    }
+
+    /// Appends what matches; where it was found, if the next such message would find the same.
+    fn search(
+        &self,
+        tenant: &str,
+        topic: &str,
+        sender: Option<SubscriberId>,
+        online: &dyn Fn(&H) -> bool,
+        out: &mut Vec<Match<H>>,
+    ) -> Option<States> {
+        let mut gathered = Gathered { sender, online, start: out.len(), out, shared: Vec::new(), sources: 0 };
+        let mut look = |place: usize| {
+            let shard = self.shards[place].read().unwrap_or_else(PoisonError::into_inner);
+            shard.visit(tenant, topic, &mut |found| gathered.add(found));
+            (place, self.generations[place].get())
+        };
+        let (narrow, broad) = (self.place(tenant, prefix(topic)), self.place(tenant, None));
+        let state = look(narrow);
+        let states = [state, if broad == narrow { state } else { look(broad) }];
+        let is_lasting = gathered.shared.is_empty();
         gathered.finish();
+        is_lasting.then_some(states)
     }
 
-    fn write(&self, tenant: &str, filter: &str) -> RwLockWriteGuard<'_, Shard<H>> {
-        self.shards[self.place(tenant, prefix(filter))].write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self, place: usize) -> RwLockReadGuard<'_, Shard<H>> {
-        self.shards[place].read().unwrap_or_else(PoisonError::into_inner)
+    fn change<T>(&self, tenant: &str, filter: &str, change: impl FnOnce(&mut Shard<H>) -> T) -> T {
+        let place = self.place(tenant, prefix(filter));
+        let mut shard = self.shards[place].write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut shard);
+        self.generations[place].advance();
+        changed
     }
 
     fn place(&self, tenant: &str, prefix: Option<&str>) -> usize {
@@ -171,6 +209,7 @@ impl<H> Default for Router<H> {
     fn default() -> Self {
         Self {
             shards: (0..1 << SHARD_BITS).map(|_| RwLock::default()).collect(),
+            generations: (0..1 << SHARD_BITS).map(|_| Generation::default()).collect(),
             placement: RandomState::new(),
             subscriptions: AtomicUsize::new(0),
         }

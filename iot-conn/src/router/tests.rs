@@ -39,6 +39,51 @@ fn ids<H: Clone>(router: &Router<H>, topic: &str) -> Vec<u64> {
     found(router, topic, None).iter().map(|found| found.subscriber.0).collect()
 }
 
+#[test]
+fn a_route_is_of_one_tenant_topic_and_sender() {
+    let router: Router<u64> = Router::default();
+    let quiet = Subscription { no_local: true, ..Subscription::default() };
+    assert_eq!(router.subscribe(TENANT, "a/b", SubscriberId(1), &1, quiet), Subscribed::New);
+    assert_eq!(router.subscribe("acmea", "/b", SubscriberId(2), &2, quiet), Subscribed::New);
+    let mut route = Route::default();
+    let mut found = |tenant: &str, topic: &str, sender: Option<u64>| -> Vec<u64> {
+        let matches = router.route(tenant, topic, sender.map(SubscriberId), &|_| true, &mut route);
+        matches.iter().map(|found| found.handle).collect()
+    };
+    assert_eq!(found(TENANT, "a/b", None), [1]);
+    assert_eq!(found("acmea", "/b", None), [2]);
+    assert_eq!(found("acme", "a/c", None), [0; 0]);
+    assert_eq!(found(TENANT, "a/b", Some(1)), [0; 0]);
+    assert_eq!(found(TENANT, "a/b", Some(2)), [1]);
+}
+
+#[test]
+fn a_route_is_searched_again_when_a_subscription_that_may_match_has_changed() {
+    let router = subscribed(&[("a/b", 1)]);
+    let mut route = Route::default();
+    let mut searched_anew = |router: &Router<&'static str>| {
+        let generations = |place: usize| router.generations[place].get();
+        let is_new = !route.holds(TENANT, "a/b", None, generations);
+        router.route(TENANT, "a/b", None, &online, &mut route);
+        is_new
+    };
+    assert!(searched_anew(&router));
+    assert!(!searched_anew(&router));
+    for filter in ["a/b", "a/+", "#", "+/b", "a/#"] {
+        assert_eq!(router.subscribe(TENANT, filter, SubscriberId(2), &"", at(QoS::AtLeastOnce)), Subscribed::New);
+        assert!(searched_anew(&router), "{filter}");
+        assert!(router.unsubscribe(TENANT, filter, SubscriberId(2)));
+        assert!(searched_anew(&router), "{filter}");
+        assert!(!searched_anew(&router), "{filter}");
+    }
+    // Members of a group take turns: nothing of it is remembered.
+    assert_eq!(
+        router.subscribe(TENANT, "$share/g/a/b", SubscriberId(2), &"", Subscription::default()),
+        Subscribed::New
+    );
+    assert!(searched_anew(&router) && searched_anew(&router));
+}
+
 /// What a router holds beyond its shards: tenants, exact filters, nodes.
 fn held<H>(router: &Router<H>) -> (usize, usize, usize) {
     let mut held = (0, 0, 0);
@@ -453,6 +498,7 @@ proptest! {
         const TENANTS: [&str; 2] = ["acme", "other"];
         let router: Router<u64> = Router::default();
         let mut naive = Naive::default();
+        let mut routes: HashMap<(usize, String), Route<u64>> = HashMap::new();
         for step in steps {
             match step {
                 Step::Subscribe { tenant, group, filter, id, subscription } => {
@@ -470,19 +516,30 @@ proptest! {
                     prop_assert!(!router.unsubscribe(TENANTS[key.0], &text, SubscriberId(key.3)));
                 }
                 Step::Publish { tenant, topic, sender, online } => {
-                    let calls = RefCell::new(0);
-                    let is_online = |id: &u64| {
-                        *calls.borrow_mut() += 1;
-                        online.contains(id)
-                    };
-                    let mut out = Vec::new();
-                    router.matches(TENANTS[tenant], &topic, sender.map(SubscriberId), &is_online, &mut out);
-                    prop_assert!(out.iter().all(|found| found.handle == found.subscriber.0));
-                    prop_assert!(calls.into_inner() <= naive.subscriptions.len());
-                    let found = out.iter().map(|found| {
-                        (found.subscriber.0, found.qos, found.retain_as_published, found.identifiers.to_vec())
-                    });
-                    prop_assert_eq!(normal(found.collect()), naive.matches(tenant, &topic, sender, &online));
+                    let from = sender.map(SubscriberId);
+                    let route = routes.entry((tenant, topic.clone())).or_default();
+                    // Searched, then found where it was left by an earlier message or this one.
+                    for is_searched in [true, false, false] {
+                        let calls = RefCell::new(0);
+                        let is_online = |id: &u64| {
+                            *calls.borrow_mut() += 1;
+                            online.contains(id)
+                        };
+                        let mut searched = Vec::new();
+                        let out = match is_searched {
+                            true => {
+                                router.matches(TENANTS[tenant], &topic, from, &is_online, &mut searched);
+                                &searched[..]
+                            }
+                            false => router.route(TENANTS[tenant], &topic, from, &is_online, route),
+                        };
+                        prop_assert!(out.iter().all(|found| found.handle == found.subscriber.0));
+                        prop_assert!(calls.into_inner() <= naive.subscriptions.len());
+                        let found = out.iter().map(|found| {
+                            (found.subscriber.0, found.qos, found.retain_as_published, found.identifiers.to_vec())
+                        });
+                        prop_assert_eq!(normal(found.collect()), naive.matches(tenant, &topic, sender, &online));
+                    }
                 }
             }
             prop_assert_eq!(router.len(), naive.subscriptions.len());

@@ -136,7 +136,7 @@ pub struct Offered {
     /// In the order of [`Publication::to`].
     pub placed: Vec<Placed>,
     /// Whether the retained message was refused because the tenant has too many that had not expired when this one was
-    /// published.
+    /// published, or too many bytes of them.
     pub retained_full: bool,
 }
 
@@ -235,11 +235,18 @@ pub trait SessionStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Fenced, StoreError>;
 
     /// Stores publications in order, each wholly or not at all; durable when it returns. A message is placed in every
-    /// target's queue at its next position. A queue holds at most the limit that the backend was made with.
+    /// target's queue at its next position. A queue holds at most the messages and bytes that the backend was made with.
     async fn offer(&self, publications: &[Publication]) -> Result<Vec<Offered>, StoreError>;
 
-    /// The queue of a session from after `after`, in order, at most `limit`.
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError>;
+    /// The queue of a session from after `after`, in order: at most `limit` messages, and none after the one with which their
+    /// [sizes](Message::size) reach `bytes`. Fewer than that only at its end.
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError>;
 
     /// Records steps; those with an old epoch are ignored. Durable when it returns.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError>;

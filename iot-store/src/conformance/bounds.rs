@@ -145,7 +145,7 @@ pub async fn a_queue_drops_nothing_by_itself(stores: &Stores) {
     }
     let expected: Vec<String> = (0..LIMITS.queue_messages_max).map(|n| n.to_string()).collect();
     assert_eq!(payloads(store, "s").await, expected);
-    let queued = store.peek(&session("s"), None, 1).await.unwrap().remove(0);
+    let queued = store.peek(&session("s"), None, 1, usize::MAX).await.unwrap().remove(0);
     assert_eq!(queued.message.expires, Some(at(1)));
     assert_eq!(store.close(closing("s", epoch, at(2), HOUR)).await.unwrap(), Fenced::Done);
     assert!(store.open(opening("s", at(3))).await.unwrap().resumed.is_some());

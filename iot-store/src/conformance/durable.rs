@@ -178,12 +178,12 @@ pub async fn queues_are_there_again(backend: &mut dyn Backend) {
     let steps = [Settled::Finished(Position(1)), Settled::Released(Position(2))];
     let steps = steps.map(|step| Settlement { session: session("s"), epoch, step });
     sessions.settle(&steps).await.unwrap();
-    let queue = sessions.peek(&session("s"), None, 9).await.unwrap();
+    let queue = sessions.peek(&session("s"), None, 9, usize::MAX).await.unwrap();
     assert!(queue[0].released && queue.len() == 2);
     drop(sessions);
 
     let sessions = backend.open().await.sessions;
-    assert_eq!(sessions.peek(&session("s"), None, 9).await.unwrap(), queue);
+    assert_eq!(sessions.peek(&session("s"), None, 9, usize::MAX).await.unwrap(), queue);
     assert_eq!(payloads(&sessions, "t").await, ["1", "2", "3"]);
     assert_eq!(open(&sessions, "s").await.resumed.unwrap().received, [9]);
 }

@@ -55,7 +55,13 @@ use iot_core::store::Stores;
 use crate::StoreLimits;
 
 /// The bounds with which a backend is examined: small, so that they can be reached.
-pub const LIMITS: StoreLimits = StoreLimits { queue_messages_max: 20, retained_max: 5, changes_kept: 500 };
+pub const LIMITS: StoreLimits = StoreLimits {
+    queue_messages_max: 20,
+    retained_max: 5,
+    changes_kept: 500,
+    queue_bytes_max: 2_000,
+    retained_bytes_max: 1_000,
+};
 
 /// A backend that can be opened: empty at first, afterwards as it was left.
 #[async_trait]
@@ -164,6 +170,7 @@ macro_rules! conformance {
             a_queue_keeps_order_and_is_paged,
             a_queued_message_survives_with_every_field,
             a_full_queue_refuses_and_takes_again,
+            bytes_bound_a_queue_and_a_page,
             a_session_that_is_gone_is_said,
             finished_released_and_forgotten_are_kept,
             steps_of_an_old_epoch_are_ignored,
@@ -181,6 +188,7 @@ macro_rules! conformance {
             expired_ones_are_left_out,
             retained_messages_are_paged_by_topic,
             too_many_are_refused_by_tenant,
+            too_many_bytes_are_refused_by_tenant,
             expired_ones_make_room,
             tenants_are_apart,
         ] }

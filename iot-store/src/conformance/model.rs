@@ -302,8 +302,11 @@ async fn observe(stores: &Stores, now: i64) -> Vec<String> {
     seen.push(format!("{:?}", stores.meta.audit(&tenant(), None, 3).await.unwrap().items));
     seen.push(format!("{:?}", stores.sessions.sessions(None, 100).await.unwrap()));
     for name in 0..4 {
-        seen.push(format!("{:?}", stores.sessions.peek(&session(name), Some(Position(1)), 3).await.unwrap()));
-        seen.push(format!("{:?}", stores.sessions.peek(&session(name), None, 100).await.unwrap()));
+        seen.push(format!(
+            "{:?}",
+            stores.sessions.peek(&session(name), Some(Position(1)), 3, usize::MAX).await.unwrap()
+        ));
+        seen.push(format!("{:?}", stores.sessions.peek(&session(name), None, 100, usize::MAX).await.unwrap()));
     }
     for filter in ["#", "+/1", "a/#", "$a/+"] {
         seen.push(format!("{:?}", stores.sessions.retained(&tenant(), filter, None, 9, at(now)).await.unwrap()));
@@ -360,7 +363,12 @@ fn message(kind: u8, now: Timestamp) -> Message {
     Message {
         tenant: tenant(),
         topic: topics[usize::from(kind) % topics.len()].into(),
-        payload: if kind.is_multiple_of(5) { Bytes::new() } else { Bytes::copy_from_slice(&[kind]) },
+        payload: match kind % 7 {
+            _ if kind.is_multiple_of(5) => Bytes::new(),
+            // A few of these fill a queue.
+            3 => vec![kind; 600].into(),
+            _ => Bytes::copy_from_slice(&[kind]),
+        },
         qos: QoS::from_bits(kind % 3).unwrap(),
         retain: (kind / 7).is_multiple_of(2),
         properties: None,

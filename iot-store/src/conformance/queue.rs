@@ -27,14 +27,14 @@ pub async fn a_queue_keeps_order_and_is_paged(store: &Store) {
     assert_eq!(payloads(store, "s").await, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
     let (mut seen, mut last) = (0, None);
     loop {
-        let page = store.peek(&session("s"), last, 3).await.unwrap();
+        let page = store.peek(&session("s"), last, 3, usize::MAX).await.unwrap();
         assert!(page.len() <= 3 && page.iter().all(|queued| Some(queued.position) > last));
         let Some(newest) = page.last() else { break };
         last = Some(newest.position);
         seen += page.len();
     }
     assert_eq!(seen, 10);
-    assert_eq!(store.peek(&session("s"), Some(Position(u64::MAX)), 3).await.unwrap(), []);
+    assert_eq!(store.peek(&session("s"), Some(Position(u64::MAX)), 3, usize::MAX).await.unwrap(), []);
 }
 
 /// As published and as targeted, with the largest of numbers and no bytes refused.
@@ -60,7 +60,7 @@ pub async fn a_queued_message_survives_with_every_field(store: &Store) {
         let to = Target { qos: QoS::ExactlyOnce, retain: true, identifiers, ..target("s") };
         let position =
             placed_one(store, Publication { message: sent.clone(), to: vec![to.clone()], received: None }).await;
-        let queued = store.peek(&session("s"), Some(Position(position.0 - 1)), 9).await.unwrap().remove(0);
+        let queued = store.peek(&session("s"), Some(Position(position.0 - 1)), 9, usize::MAX).await.unwrap().remove(0);
         assert_eq!(queued.message, sent);
         assert_eq!((queued.position, queued.qos, queued.retain), (position, to.qos, to.retain));
         assert_eq!((queued.identifiers, queued.released), (to.identifiers, false));
@@ -80,12 +80,36 @@ pub async fn a_full_queue_refuses_and_takes_again(store: &Store) {
     let many: Vec<Publication> = (0..LIMITS.queue_messages_max + 1).map(|_| publication("t", &["t"])).collect();
     let full = store.offer(&many).await.unwrap();
     assert_eq!(full.iter().filter(|offered| offered.placed == [Placed::Full]).count(), 2);
-    let first = store.peek(&session("s"), None, 1).await.unwrap().remove(0).position;
+    let first = store.peek(&session("s"), None, 1, usize::MAX).await.unwrap().remove(0).position;
     settle(store, "s", epoch, &[Settled::Finished(first), Settled::Finished(first)]).await;
     let position = placed_one(store, publication("again", &["s"])).await;
     assert_eq!(position.0, first.0 + LIMITS.queue_messages_max as u64);
     assert_eq!(offer(store, publication("more", &["s"])).await.placed, [Placed::Full]);
     assert_eq!(payloads(store, "s").await.len(), LIMITS.queue_messages_max);
+}
+
+/// One message may go beyond, of the queue and of the page; what is taken makes room.
+pub async fn bytes_bound_a_queue_and_a_page(store: &Store) {
+    let epoch = open(store, "s").await.epoch;
+    open(store, "t").await;
+    let payload = "x".repeat(LIMITS.queue_bytes_max / 4);
+    let size = message("a", &payload).size();
+    let mut positions = Vec::new();
+    for _ in 0..4 {
+        positions.push(placed_one(store, publication(&payload, &["s"])).await);
+    }
+    // Nothing would be too much, as little as it is: it is bytes that are bounded here, and not what is still to come.
+    assert_eq!(offer(store, publication("", &["s", "t"])).await.placed[0], Placed::Full);
+    for (bytes, count) in [(1, 1), (size, 1), (size + 1, 2), (3 * size, 3), (usize::MAX, 4)] {
+        assert_eq!(store.peek(&session("s"), None, 9, bytes).await.unwrap().len(), count, "{bytes} bytes");
+    }
+    assert_eq!(store.peek(&session("s"), Some(positions[2]), 9, 1).await.unwrap()[0].position, positions[3]);
+    settle(store, "s", epoch, &[Settled::Finished(positions[1]), Settled::Finished(positions[2])]).await;
+    let both = offer(store, publication(&payload, &["s", "t"])).await.placed;
+    assert!(matches!(both[..], [Placed::At(_), Placed::At(_)]), "{both:?}");
+    placed_one(store, publication(&payload.repeat(9), &["s"])).await;
+    assert_eq!(offer(store, publication("", &["s"])).await.placed, [Placed::Full]);
+    assert_eq!(payloads(store, "t").await, ["", payload.as_str()]);
 }
 
 /// Never there, or not any more.
@@ -117,12 +141,12 @@ pub async fn finished_released_and_forgotten_are_kept(store: &Store) {
         Settled::Released(Position(999)),
     ];
     settle(store, "s", epoch, &steps).await;
-    let left = store.peek(&session("s"), None, 10).await.unwrap();
+    let left = store.peek(&session("s"), None, 10, usize::MAX).await.unwrap();
     let left: Vec<_> = left.iter().map(|queued| (queued.position, queued.released)).collect();
     assert_eq!(left, [(positions[0], false), (positions[2], true), (positions[3], false)]);
     let resumed = open(store, "s").await.resumed.unwrap();
     assert_eq!(sorted(resumed.received), [1, u16::MAX]);
-    assert!(store.peek(&session("s"), Some(positions[1]), 1).await.unwrap()[0].released);
+    assert!(store.peek(&session("s"), Some(positions[1]), 1, usize::MAX).await.unwrap()[0].released);
 }
 
 /// While those of the present one beside them are carried out.
@@ -142,7 +166,7 @@ pub async fn steps_of_an_old_epoch_are_ignored(store: &Store) {
         step("gone", other, Settled::Forgotten(5)),
     ];
     store.settle(&steps).await.unwrap();
-    let left = store.peek(&session("s"), None, 10).await.unwrap();
+    let left = store.peek(&session("s"), None, 10, usize::MAX).await.unwrap();
     assert_eq!((left.len(), left[0].released), (1, false));
     assert_eq!(payloads(store, "t").await, [""; 0]);
     assert_eq!(open(store, "s").await.resumed.unwrap().received, [5]);

@@ -216,7 +216,7 @@ pub async fn a_queue_is_read_on_while_it_grows(stores: &Stores) {
     });
     let (mut seen, mut last) = (Vec::new(), None);
     while seen.len() < MESSAGES {
-        for queued in store.peek(&session("s"), last, 4).await.unwrap() {
+        for queued in store.peek(&session("s"), last, 4, usize::MAX).await.unwrap() {
             assert!(Some(queued.position) > last);
             last = Some(queued.position);
             seen.push(String::from_utf8(queued.message.payload.to_vec()).unwrap());

@@ -101,6 +101,27 @@ pub async fn too_many_are_refused_by_tenant(store: &Store) {
     assert_eq!(topics(store, "#").await, ["0", "2", "3", "4", "more"]);
 }
 
+/// One message may go beyond; what makes them no more is taken, and room comes from what is removed or expired.
+pub async fn too_many_bytes_are_refused_by_tenant(store: &Store) {
+    let large = "x".repeat(LIMITS.retained_bytes_max / 2);
+    assert!(retain(store, Message { expires: Some(at(5)), ..message("a", &large) }).await);
+    assert!(retain(store, message("b", &large)).await);
+    assert!(!retain(store, message("c", "x")).await);
+    assert!(retain(store, Message { tenant: tenant("u"), ..message("c", "x") }).await);
+    assert!(!retain(store, message("b", &(large.clone() + "x"))).await, "it would grow");
+    assert!(retain(store, message("b", &large)).await);
+    assert!(retain(store, Message { published: at(5), ..message("c", "x") }).await, "one has expired");
+    assert_eq!(topics(store, "#").await, ["b", "c"]);
+    assert!(retain(store, message("c", &large)).await);
+    assert!(!retain(store, message("d", "x")).await);
+    assert!(retain(store, message("b", "")).await);
+    assert!(retain(store, message("d", "x")).await);
+    // Its own former one stays when the next has no room, expired or not.
+    assert!(retain(store, Message { expires: Some(at(9)), ..message("d", &large) }).await);
+    assert!(!retain(store, Message { published: at(9), ..message("d", &(large.clone() + "x")) }).await);
+    assert_eq!(topics(store, "#").await, ["c", "d"]);
+}
+
 /// By the time at which the new one was published.
 pub async fn expired_ones_make_room(store: &Store) {
     for n in 0..LIMITS.retained_max {

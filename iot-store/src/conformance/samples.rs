@@ -131,6 +131,6 @@ pub(super) fn subscription(filter: &str, qos: QoS) -> StoredSubscription {
 }
 
 pub(super) async fn payloads(store: &Arc<dyn SessionStore>, name: &str) -> Vec<String> {
-    let queued = store.peek(&session(name), None, 1_000).await.unwrap();
+    let queued = store.peek(&session(name), None, 1_000, usize::MAX).await.unwrap();
     queued.into_iter().map(|queued| String::from_utf8(queued.message.payload.to_vec()).unwrap()).collect()
 }

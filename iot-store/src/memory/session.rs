@@ -25,7 +25,13 @@ use crate::StoreLimits;
 pub(super) struct Sessions {
     epoch: u64,
     sessions: BTreeMap<SessionId, Session>,
-    retained: HashMap<TenantId, BTreeMap<Arc<str>, Message>>,
+    retained: HashMap<TenantId, Retained>,
+}
+
+#[derive(Debug, Default)]
+struct Retained {
+    messages: BTreeMap<Arc<str>, Message>,
+    size: usize,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +41,7 @@ struct Session {
     subscriptions: BTreeMap<String, StoredSubscription>,
     received: BTreeSet<u16>,
     queue: BTreeMap<Position, Queued>,
+    queued_size: usize,
     last_position: Position,
     will: Option<(Message, Duration)>,
     /// `None` while it is open.
@@ -94,11 +101,24 @@ impl SessionStore for Memory {
         Ok(publications.iter().map(|publication| sessions.offer(publication, &self.limits)).collect())
     }
 
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
         let sessions = lock(&self.sessions);
         let Some(session) = sessions.sessions.get(session) else { return Ok(Vec::new()) };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        Ok(session.queue.range((from, Bound::Unbounded)).take(limit as usize).map(|(_, q)| q.clone()).collect())
+        let mut size = 0_usize;
+        let is_next = |queued: &&Queued| {
+            let fits = size < bytes;
+            size += queued.message.size();
+            fits
+        };
+        let queue = session.queue.range((from, Bound::Unbounded)).map(|(_, queued)| queued);
+        Ok(queue.take(limit as usize).take_while(is_next).cloned().collect())
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
@@ -123,6 +143,7 @@ impl SessionStore for Memory {
         let Some(retained) = sessions.retained.get(tenant) else { return Ok(Vec::new()) };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(retained
+            .messages
             .range::<str, _>((from, Bound::Unbounded))
             .map(|(_, message)| message)
             .filter(|message| topic::matches(filter, &message.topic) && !message.is_expired(now))
@@ -205,40 +226,52 @@ impl Sessions {
             sender.received.insert(*packet_id);
         }
         let message = &publication.message;
-        let placed =
-            publication.to.iter().map(|target| self.place(message, target, limits.queue_messages_max)).collect();
-        let retained_full = message.retain && !self.retain(message, limits.retained_max);
+        let placed = publication.to.iter().map(|target| self.place(message, target, limits)).collect();
+        let retained_full =
+            message.retain && !self.retained.entry(message.tenant.clone()).or_default().retain(message, limits);
         Offered { placed, retained_full }
     }
 
-    fn place(&mut self, message: &Message, target: &Target, queue_messages_max: usize) -> Placed {
+    fn place(&mut self, message: &Message, target: &Target, limits: &StoreLimits) -> Placed {
         let Some(session) = self.sessions.get_mut(&target.session) else { return Placed::Gone };
-        if session.queue.len() >= queue_messages_max {
+        if session.queue.len() >= limits.queue_messages_max || session.queued_size >= limits.queue_bytes_max {
             return Placed::Full;
         }
         let position = Position(session.last_position.0 + 1);
         session.last_position = position;
+        session.queued_size += message.size();
         let Target { qos, retain, identifiers, .. } = target.clone();
         session
             .queue
             .insert(position, Queued { position, message: message.clone(), qos, retain, identifiers, released: false });
         Placed::At(position)
     }
+}
 
+impl Retained {
     /// Sets or removes the retained message; `false` if there is no room.
-    fn retain(&mut self, message: &Message, retained_max: usize) -> bool {
-        let retained = self.retained.entry(message.tenant.clone()).or_default();
+    fn retain(&mut self, message: &Message, limits: &StoreLimits) -> bool {
         if message.payload.is_empty() {
-            retained.remove(&message.topic);
+            self.size -= self.messages.remove(&message.topic).map_or(0, |former| former.size());
             return true;
         }
-        if !retained.contains_key(&message.topic) && retained.len() >= retained_max {
-            retained.retain(|_, kept| !kept.is_expired(message.published));
-            if retained.len() >= retained_max {
+        let former = self.messages.get(&message.topic).map(Message::size);
+        let has_room = |retained: &Self| match former {
+            Some(former) if message.size() <= former => true,
+            Some(_) => retained.size < limits.retained_bytes_max,
+            None => retained.messages.len() < limits.retained_max && retained.size < limits.retained_bytes_max,
+        };
+        if !has_room(self) {
+            // Not its own former one, which stays if there is no room for this one.
+            self.messages.retain(|topic, kept| *topic == message.topic || !kept.is_expired(message.published));
+            self.size = self.messages.values().map(Message::size).sum();
+            if !has_room(self) {
                 return false;
             }
         }
-        retained.insert(Arc::clone(&message.topic), message.clone());
+        self.size += message.size();
+        let former = self.messages.insert(Arc::clone(&message.topic), message.clone());
+        self.size -= former.map_or(0, |former| former.size());
         true
     }
 }
@@ -273,7 +306,9 @@ impl Session {
     fn settle(&mut self, step: Settled) {
         match step {
             Settled::Finished(position) => {
-                self.queue.remove(&position);
+                if let Some(queued) = self.queue.remove(&position) {
+                    self.queued_size -= queued.message.size();
+                }
             }
             Settled::Released(position) => {
                 if let Some(queued) = self.queue.get_mut(&position) {

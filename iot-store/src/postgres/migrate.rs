@@ -8,8 +8,11 @@ use crate::rules::checksum;
 /// The steps that lead to the layout which this version uses; the first has number 1.
 pub(super) type Migrations = &'static [&'static str];
 
-pub(super) const ALL: Migrations =
-    &[include_str!("migrations/0001_layout.sql"), include_str!("migrations/0002_chunks.sql")];
+pub(super) const ALL: Migrations = &[
+    include_str!("migrations/0001_layout.sql"),
+    include_str!("migrations/0002_chunks.sql"),
+    include_str!("migrations/0003_sizes.sql"),
+];
 
 /// The advisory lock under which one process at a time changes a layout: the letters "iot-stor".
 const LOCK: i64 = i64::from_be_bytes(*b"iot-stor");

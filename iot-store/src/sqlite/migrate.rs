@@ -10,7 +10,10 @@ use crate::rules::checksum;
 /// The steps that lead to the layout which this version uses; the first has number 1.
 pub(super) type Migrations = &'static [&'static str];
 
-pub(super) const CONTROL: Migrations = &[include_str!("migrations/control/0001_records_and_sessions.sql")];
+pub(super) const CONTROL: Migrations = &[
+    include_str!("migrations/control/0001_records_and_sessions.sql"),
+    include_str!("migrations/control/0002_sizes_and_bodies.sql"),
+];
 pub(super) const DATA: Migrations =
     &[include_str!("migrations/data/0001_telemetry.sql"), include_str!("migrations/data/0002_segments_and_chunks.sql")];
 

@@ -106,7 +106,7 @@ pub async fn found(folder: &Path, sessions: u64) -> BTreeMap<String, u64> {
     assert_eq!(store.revision().await.unwrap().0, batches as u64, "a commit without its change");
     assert_eq!(audited(&store).await, batches, "a commit without its audit entry");
     for session_number in 0..sessions {
-        for queued in store.peek(&session(session_number), None, u32::MAX).await.unwrap() {
+        for queued in store.peek(&session(session_number), None, u32::MAX, usize::MAX).await.unwrap() {
             let name = String::from_utf8(queued.message.payload.to_vec()).unwrap();
             assert_eq!(found.insert(format!("message {name}"), queued.position.0), None);
         }

@@ -31,7 +31,7 @@ behaviours! {
     topic_of_64_kb,
     /// A client identifier of 64 KB
     client_id_of_64_kb,
-    /// Wills as large as a field may be, on many connections
+    /// Wills as large as a CONNECT may be, on many connections
     huge_wills,
     /// Wills that all speak at once
     wills_at_once,
@@ -195,10 +195,10 @@ async fn client_id_of_64_kb(field: &Field) -> Verdict {
     while count == 0 || (Instant::now() < until && count < 2_000) {
         let mut hostile = field.raw().await?;
         hostile.send(&Hello::new(V5, &id).packet()).await?;
-        hostile.ends(End::Refused(0x85)).await?;
+        hostile.ends(End::Refused(0x95)).await?;
         count += 1;
     }
-    Ok(format!("CONNACK 0x85, {count} times"))
+    Ok(format!("CONNACK 0x95, {count} times"))
 }
 
 fn will(topic: &str, bytes: usize) -> Vec<u8> {
@@ -208,7 +208,7 @@ fn will(topic: &str, bytes: usize) -> Vec<u8> {
 const WITH_WILL: u8 = 0x02 | 0x04;
 
 async fn huge_wills(field: &Field) -> Verdict {
-    let (rest, mut crowd) = (will("hostile/will", 60_000), Vec::new());
+    let (rest, mut crowd) = (will("hostile/will", 30_000), Vec::new());
     for _ in 0..300 {
         let id = field.id();
         let hello = Hello { flags: WITH_WILL, rest: &rest, ..Hello::new(V5, &id) };
@@ -218,7 +218,7 @@ async fn huge_wills(field: &Field) -> Verdict {
     for hostile in &mut crowd {
         hostile.send(&[0xE0, 0]).await?;
     }
-    Ok("300 wills of 60 KB are kept until their clients leave".to_owned())
+    Ok("300 wills of 30 KB are kept until their clients leave".to_owned())
 }
 
 async fn wills_at_once(field: &Field) -> Verdict {

@@ -9,8 +9,10 @@ use super::{
 };
 
 behaviours! {
-    /// CONNECT with fifty thousand empty user properties
+    /// CONNECT with as many empty user properties as it may have
     user_properties_in_connect,
+    /// CONNECT with fifty thousand
+    user_properties_beyond_connect,
     /// Messages full of user properties, to a subscriber that does not read
     user_properties_in_publish,
     /// SUBSCRIBE full of user properties
@@ -25,12 +27,15 @@ behaviours! {
     large_properties,
 }
 
+/// As many as a CONNECT has room for.
+const IN_CONNECT: usize = 6_000;
+
 fn bomb(count: usize) -> Vec<u8> {
     user_property("", "").repeat(count)
 }
 
 async fn user_properties_in_connect(field: &Field) -> Verdict {
-    let (until, bomb, mut count) = (field.until(), bomb(50_000), 0_u32);
+    let (until, bomb, mut count) = (field.until(), bomb(IN_CONNECT), 0_u32);
     while count == 0 || Instant::now() < until {
         let id = field.id();
         let mut hostile = field.admitted(&Hello { properties: &bomb, ..Hello::new(V5, &id) }).await?;
@@ -39,6 +44,17 @@ async fn user_properties_in_connect(field: &Field) -> Verdict {
         count += 1;
     }
     Ok(format!("read over, {count} times"))
+}
+
+async fn user_properties_beyond_connect(field: &Field) -> Verdict {
+    let (until, bomb, mut count) = (field.until(), bomb(50_000), 0_u32);
+    while count == 0 || Instant::now() < until {
+        let (id, mut hostile) = (field.id(), field.raw().await?);
+        hostile.send(&Hello { properties: &bomb, ..Hello::new(V5, &id) }.packet()).await?;
+        hostile.ends(End::Refused(0x95)).await?;
+        count += 1;
+    }
+    Ok(format!("CONNACK 0x95, {count} times"))
 }
 
 async fn user_properties_in_publish(field: &Field) -> Verdict {
@@ -75,13 +91,13 @@ async fn user_properties_in_disconnect(field: &Field) -> Verdict {
 }
 
 async fn user_properties_in_will(field: &Field) -> Verdict {
-    let rest = [properties(&bomb(40_000)), text("hostile/will"), text("w")].concat();
+    let rest = [properties(&bomb(IN_CONNECT)), text("hostile/will"), text("w")].concat();
     let (until, mut crowd) = (field.until(), Vec::new());
     while crowd.len() < 5 || (Instant::now() < until && crowd.len() < 10) {
         let id = field.id();
         crowd.push(field.admitted(&Hello { flags: 0x06, rest: &rest, ..Hello::new(V5, &id) }).await?);
     }
-    Ok(format!("{} wills of 40000 properties are kept until their clients leave", crowd.len()))
+    Ok(format!("{} wills of {IN_CONNECT} properties are kept until their clients leave", crowd.len()))
 }
 
 async fn subscription_identifiers(field: &Field) -> Verdict {

@@ -29,6 +29,10 @@ const EVENTS_MAX: usize = 256;
 /// The most SUBSCRIBE and UNSUBSCRIBE packets that wait for their answer; a further one is refused.
 const REQUESTS_MAX: usize = 16;
 
+/// The most bytes of answers that wait for the transport beside what is ours: a server that takes none of them, and asks for more,
+/// is given up.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024;
+
 /// A device's end of an MQTT connection and session; see [the module](super) for how to drive it.
 #[derive(Debug)]
 pub struct Client {
@@ -64,6 +68,8 @@ struct Link {
     last_sent: Monotonic,
     last_received: Monotonic,
     requests: Vec<Request>,
+    /// How many of the bytes that wait for the transport may be messages and requests.
+    own_bytes: usize,
     /// QoS 2 messages of this connection without a PUBREL: what receive maximum bounds. Those of earlier connections
     /// do not count (MQTT 5 §4.9).
     unreleased: BTreeSet<PacketId>,
@@ -136,13 +142,20 @@ impl Client {
 
     /// Takes every complete packet out of `input`, unless 256 events wait: then the rest is left for the next call.
     /// After the end of the connection all input is dropped.
+    ///
+    /// A server that reads none of the answers to what it sends ends the connection, once 64 KiB of them wait.
     pub fn handle_input(&mut self, now: Monotonic, input: &mut BytesMut) {
         self.now = now;
+        if let Phase::Online(link) = &mut self.phase
+            && self.output.is_empty()
+        {
+            link.own_bytes = 0;
+        }
         while self.events.len() < EVENTS_MAX && !matches!(self.phase, Phase::Offline) {
             match frame_length(input, self.options.packet_bytes_max as usize) {
                 Ok(Some(length)) if length <= input.len() => {
                     let frame = input.split_to(length).freeze();
-                    if let Err(violation) = self.handle_frame(&frame) {
+                    if let Err(violation) = self.handle_frame(&frame).and_then(|()| self.check_answers()) {
                         self.handle_violation(violation);
                     }
                 }
@@ -281,6 +294,7 @@ impl Client {
             self.ids.release(packet_id);
             return Err(error);
         }
+        link.own_bytes += self.output.len() - start;
         link.last_sent = self.now;
         self.tokens += 1;
         let token = Token(self.tokens);
@@ -337,6 +351,15 @@ impl Client {
                 Ok(())
             }
             _ => Err(DecodeError::protocol("one CONNACK, and no AUTH that was not asked for (MQTT 5 §3.2, §4.12)")),
+        }
+    }
+
+    fn check_answers(&self) -> Result<(), DecodeError> {
+        match &self.phase {
+            Phase::Online(link) if self.output.len() > link.own_bytes + ANSWERS_BYTES_MAX => {
+                Err(DecodeError::new(ReasonCode::QuotaExceeded, "a server reads the answers to what it sends"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -474,6 +497,8 @@ impl Client {
         let version = self.options.version;
         self.outbound.write(&link.server, version, &mut self.ids, &mut self.output, &mut self.events);
         if self.output.len() > before {
+            // With what was there before, at most as much as makes messages wait.
+            link.own_bytes = link.own_bytes.max(self.output.len());
             link.last_sent = self.now;
         }
     }
@@ -520,6 +545,7 @@ impl Link {
             last_sent: now,
             last_received: now,
             requests: Vec::new(),
+            own_bytes: 0,
             unreleased: BTreeSet::new(),
             aliases: vec![None; usize::from(options.topic_alias_maximum)],
         }

@@ -90,7 +90,7 @@ impl Connection {
     /// over, with or without new bytes. After the end all input is dropped.
     pub fn handle_input(&mut self, now: Monotonic, input: &mut BytesMut) {
         while !self.is_closed() && !self.is_saturated() {
-            match frame_length(input, self.limits.packet_bytes_max) {
+            match frame_length(input, self.packet_bytes_max()) {
                 Ok(Some(length)) if length <= input.len() => {
                     let frame = input.split_to(length).freeze();
                     self.heard = now;
@@ -107,6 +107,13 @@ impl Connection {
         self.stalled |= self.is_stalled();
         if self.is_closed() {
             input.clear();
+        }
+    }
+
+    fn packet_bytes_max(&self) -> usize {
+        match self.phase {
+            Phase::Fresh => self.limits.packet_bytes_max.min(self.limits.connect_bytes_max),
+            _ => self.limits.packet_bytes_max,
         }
     }
 

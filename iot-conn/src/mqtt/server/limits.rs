@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct ConnectionLimits {
     /// The largest packet in bytes that is taken; MQTT 5 clients are told. Default: 256 KiB.
     pub packet_bytes_max: usize,
+    /// The largest CONNECT in bytes, will included: what anybody may have a server keep for the connect timeout. Default: 32 KiB.
+    pub connect_bytes_max: usize,
     /// How many inbound messages of QoS 1 and 2 may be unfinished; 0 counts as 1. MQTT 5 clients are told, and one more
     /// is an error (MQTT 5 §3.3.4). A 3.1.1 client cannot know, so for it the connection is
     /// [saturated](super::Connection::is_saturated) there. Also bounds unanswered SUBSCRIBE, UNSUBSCRIBE and PUBREL
@@ -38,6 +40,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             packet_bytes_max: 256 * 1024,
+            connect_bytes_max: 32 * 1024,
             receive_maximum: 256,
             unreleased_max: 4_096,
             topic_alias_maximum: 16,

@@ -382,8 +382,14 @@ impl SessionStore for Failing {
         self.check()?;
         self.inner.offer(publications).await
     }
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.inner.peek(session, after, limit).await
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.inner.peek(session, after, limit, bytes).await
     }
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
         self.check()?;

@@ -174,7 +174,7 @@ async fn a_node_that_stops_keeps_what_it_has_acknowledged() {
     };
     let session = iot_core::session::SessionId::token(&super::cloud::tenant(), &"app-b".parse().unwrap(), "sub");
     let (acknowledged, ()) = tokio::join!(acknowledging, cloud.stop());
-    let queued = iot_core::store::SessionStore::peek(&*memory, &session, None, 1_000).await.unwrap();
+    let queued = iot_core::store::SessionStore::peek(&*memory, &session, None, 1_000, usize::MAX).await.unwrap();
     assert!(queued.len() >= acknowledged, "{} of {acknowledged}", queued.len());
 }
 

@@ -61,8 +61,14 @@ impl SessionStore for Postgres {
         }
     }
 
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        Ok(read::peek(&self.inner.pool, session, after, limit).await?)
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        Ok(read::peek(&self.inner.pool, session, after, limit, bytes).await?)
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {

@@ -24,13 +24,18 @@ pub(super) async fn peek(
     session: &SessionId,
     after: Option<Position>,
     limit: u32,
+    bytes: usize,
 ) -> Result<Vec<Queued>, Fault> {
-    let sql = "SELECT position, qos, retain, identifiers, released, body FROM queue
+    let sql = "SELECT position, qos, retain, identifiers, released, body
+        FROM (
+            SELECT queue.*, (sum(size) OVER (ORDER BY position) - size)::bigint AS before FROM queue
+            WHERE session = (SELECT id FROM session WHERE name = $1) AND position > $2 ORDER BY position LIMIT $3
+        ) AS queue
         JOIN message ON message.id = queue.message
-        WHERE session = (SELECT id FROM session WHERE name = $1) AND position > $2 ORDER BY position LIMIT $3";
+        WHERE before < $4 ORDER BY position";
     let name = text::stored(session.as_str());
     let after = after.map_or(-1, |after| ordered(after.0));
-    let rows = rows(pool, sql, &[&name, &after, &i64::from(limit)]).await?;
+    let rows = rows(pool, sql, &[&name, &after, &i64::from(limit), &ordered(bytes as u64)]).await?;
     rows.iter().map(queued).collect()
 }
 

@@ -16,11 +16,11 @@ use super::{
     job::{Answer, Job, Offer, Step},
     retained::Retained,
 };
-use crate::codec;
+use crate::{StoreLimits, codec};
 
 /// What was found, and what the jobs so far have made of it.
 pub(super) struct State<'a> {
-    pub(super) queue_messages_max: i64,
+    pub(super) limits: StoreLimits,
     /// Counts for all sessions, so that epochs grow also when a session is removed and made again.
     pub(super) epoch: i64,
     /// For new rows.
@@ -60,6 +60,7 @@ pub(super) struct Session<'a> {
     pub(super) epoch: i64,
     pub(super) last_position: i64,
     pub(super) queued: i64,
+    pub(super) queued_size: i64,
     pub(super) sent_through: i64,
     pub(super) will: Option<Vec<u8>>,
     pub(super) will_delay: Option<i64>,
@@ -78,6 +79,7 @@ pub(super) struct Session<'a> {
 pub(super) struct NewQueued<'a> {
     pub(super) position: i64,
     pub(super) message: i64,
+    pub(super) size: i64,
     pub(super) target: &'a Target,
 }
 
@@ -167,8 +169,9 @@ impl<'a> State<'a> {
         }
         let mut message = None;
         let mut placed = Vec::with_capacity(publication.to.len());
+        let size = ordered(publication.message.size() as u64);
         for target in &publication.to {
-            placed.push(self.place(target, &mut message)?);
+            placed.push(self.place(target, size, &mut message)?);
         }
         if let Some(message) = message {
             let uses = placed.iter().filter(|placed| matches!(placed, Placed::At(_))).count();
@@ -178,12 +181,15 @@ impl<'a> State<'a> {
         Ok(Offered { placed, retained_full })
     }
 
-    fn place(&mut self, target: &'a Target, message: &mut Option<i64>) -> Result<Placed, Fault> {
+    fn place(&mut self, target: &'a Target, size: i64, message: &mut Option<i64>) -> Result<Placed, Fault> {
         let head = self.heads.get_mut(&target.session);
         let Some((touched, session)) = head.and_then(|head| Some((&mut head.touched, head.session.as_mut()?))) else {
             return Ok(Placed::Gone);
         };
-        if session.queued >= self.queue_messages_max {
+        let StoreLimits { queue_messages_max, queue_bytes_max, .. } = self.limits;
+        if session.queued >= ordered(queue_messages_max as u64)
+            || session.queued_size >= ordered(queue_bytes_max as u64)
+        {
             return Ok(Placed::Full);
         }
         let id = match *message {
@@ -192,7 +198,8 @@ impl<'a> State<'a> {
         };
         session.last_position += 1;
         session.queued += 1;
-        session.queues.push(NewQueued { position: session.last_position, message: id, target });
+        session.queued_size += size;
+        session.queues.push(NewQueued { position: session.last_position, message: id, size, target });
         *touched = Touched::Moved.max(*touched);
         Ok(Placed::At(Position(session.last_position.cast_unsigned())))
     }

@@ -59,14 +59,15 @@ impl Work for Sessions {
 // === begin ===
 
 const LOCK_EPOCH: &str = "SELECT value FROM counter WHERE name = 'session_epoch' FOR UPDATE";
-const LOCK_SESSIONS: &str = "SELECT name, id, epoch, last_position, queued, sent_through, will_delay, keep, expires_at,
-        due_at, CASE WHEN name = ANY($2::text[]) THEN will END
+const LOCK_SESSIONS: &str =
+    "SELECT name, id, epoch, last_position, queued, queued_size, sent_through, will_delay, keep,
+        expires_at, due_at, CASE WHEN name = ANY($2::text[]) THEN will END
     FROM session WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE";
 const FINISH: &str = "DELETE FROM queue
     USING session, unnest($1::text[], $2::bigint[], $3::bigint[]) AS step (name, epoch, position)
     WHERE session.name = step.name AND session.epoch = step.epoch
     AND queue.session = session.id AND queue.position = step.position
-    RETURNING session.name, queue.message";
+    RETURNING session.name, queue.message, queue.size";
 const RELEASE: &str = "UPDATE queue SET released = TRUE
     FROM session, unnest($1::text[], $2::bigint[], $3::bigint[]) AS step (name, epoch, position)
     WHERE session.name = step.name AND session.epoch = step.epoch
@@ -80,14 +81,14 @@ const SUBSCRIPTIONS: &str = "SELECT name, filter, qos, no_local, retain_as_publi
 const RECEIVED: &str = "SELECT name, packet_id
     FROM received JOIN session ON session.id = received.session WHERE name = ANY($1::text[])";
 const IDS: &str = "SELECT nextval('row_id') FROM generate_series(1, $1)";
-const COUNT_TENANTS: &str = "INSERT INTO retained_count (tenant, messages) SELECT unnest($1::text[]), 0
+const COUNT_TENANTS: &str = "INSERT INTO retained_count (tenant, messages, size) SELECT unnest($1::text[]), 0, 0
     ON CONFLICT DO NOTHING";
-const LOCK_TENANTS: &str = "SELECT tenant, messages FROM retained_count WHERE tenant = ANY($1::text[])
+const LOCK_TENANTS: &str = "SELECT tenant, messages, size FROM retained_count WHERE tenant = ANY($1::text[])
     ORDER BY tenant FOR UPDATE";
-const TOPICS: &str = "SELECT retained.tenant, retained.topic FROM retained
+const TOPICS: &str = "SELECT retained.tenant, retained.topic, retained.size FROM retained
     JOIN unnest($1::text[], $2::text[]) AS named (tenant, topic)
     ON retained.tenant = named.tenant AND retained.topic = named.topic";
-const EXPIRING: &str = "SELECT topic, expires FROM retained WHERE tenant = $1 AND expires <= $2";
+const EXPIRING: &str = "SELECT topic, expires, size FROM retained WHERE tenant = $1 AND expires <= $2";
 
 /// Messages that have lost so many of their uses.
 type Unused = BTreeMap<i64, i64>;
@@ -114,12 +115,12 @@ async fn begin<'a>(client: &Client, jobs: &'a [Job], limits: StoreLimits) -> Res
     let answers = pipeline.run(client).await?;
 
     let mut state = State {
-        queue_messages_max: ordered(limits.queue_messages_max as u64),
+        limits,
         epoch: epoch.and_then(|epoch| answers[epoch].first()).map_or(Ok(0), |row| row.try_get(0))?,
         ids: numbers(ids.map_or(&[], |ids| &answers[ids]))?.into_iter(),
         heads: named.into_iter().map(|session| (session, Head::default())).collect(),
         messages: BTreeMap::new(),
-        retained: Retained::new(limits.retained_max),
+        retained: Retained::new(&limits),
     };
     let mut unused = Unused::new();
     find_sessions(&mut state, &answers[sessions])?;
@@ -130,6 +131,7 @@ async fn begin<'a>(client: &Client, jobs: &'a [Job], limits: StoreLimits) -> Res
         *unused.entry(row.try_get(1)?).or_default() += 1;
         if let Some((head, session)) = found(&mut state, row)? {
             session.queued -= 1;
+            session.queued_size -= row.try_get::<_, i64>(2)?;
             *head = Touched::Moved.max(*head);
         }
     }
@@ -190,12 +192,13 @@ fn find_sessions(state: &mut State<'_>, rows: &[Row]) -> Result<(), Fault> {
             epoch: row.try_get(2)?,
             last_position: row.try_get(3)?,
             queued: row.try_get(4)?,
-            sent_through: row.try_get(5)?,
-            will_delay: row.try_get(6)?,
-            keep: row.try_get(7)?,
-            expires_at: row.try_get(8)?,
-            due_at: row.try_get(9)?,
-            will: row.try_get(10)?,
+            queued_size: row.try_get(5)?,
+            sent_through: row.try_get(6)?,
+            will_delay: row.try_get(7)?,
+            keep: row.try_get(8)?,
+            expires_at: row.try_get(9)?,
+            due_at: row.try_get(10)?,
+            will: row.try_get(11)?,
             ..Session::default()
         });
     }
@@ -239,12 +242,12 @@ async fn find_retained<'a>(
     }
     for row in &answers[counts] {
         if let Some(found) = tenants.get_mut(&tenant(row)?) {
-            found.count = row.try_get(1)?;
+            (found.count, found.size) = (row.try_get(1)?, row.try_get(2)?);
         }
     }
     for row in &answers[topics] {
         if let Some(found) = tenants.get_mut(&tenant(row)?) {
-            found.there.insert(text::read(row.try_get(1)?));
+            found.there.insert(text::read(row.try_get(1)?), row.try_get(2)?);
         }
     }
     for (tenant, at) in state.retained.crowded(messages()) {
@@ -252,7 +255,10 @@ async fn find_retained<'a>(
         let expiries = client.query(&statement, &[&tenant.as_str(), &at.as_micros()]).await?;
         let found = state.retained.tenants.entry(tenant).or_default();
         for row in &expiries {
-            found.expiries.insert(text::read(row.try_get(0)?), row.try_get(1)?);
+            let topic = text::read(row.try_get(0)?);
+            found.expiries.insert(topic.clone(), row.try_get(1)?);
+            // It is there, whether or not it was in question.
+            found.there.insert(topic, row.try_get(2)?);
         }
     }
     Ok(())
@@ -274,17 +280,18 @@ const UNUSE: &str = "UPDATE message SET uses = message.uses - unused.uses
 const DELETE_MESSAGES: &str = "DELETE FROM message WHERE id = ANY($1::bigint[]) AND uses <= 0";
 const ADD_MESSAGES: &str = "INSERT INTO message (id, uses, body)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[])";
-const ADD_QUEUED: &str = "INSERT INTO queue (session, position, message, qos, retain, identifiers)
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bool[], $6::bytea[])";
-const MOVE: &str = "UPDATE session SET last_position = moved.last_position, queued = moved.queued
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS moved (id, last_position, queued)
+const ADD_QUEUED: &str = "INSERT INTO queue (session, position, message, qos, retain, identifiers, size)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bool[], $6::bytea[], $7::bigint[])";
+const MOVE: &str = "UPDATE session SET last_position = moved.last_position, queued = moved.queued,
+        queued_size = moved.queued_size
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS moved (id, last_position, queued, queued_size)
     WHERE session.id = moved.id";
 const PUT: &str = "INSERT INTO session
-        (id, name, epoch, last_position, queued, sent_through, will, will_delay, keep, expires_at, due_at)
+        (id, name, epoch, last_position, queued, queued_size, sent_through, will, will_delay, keep, expires_at, due_at)
     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-        $7::bytea[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])
+        $7::bigint[], $8::bytea[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
     ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, last_position = excluded.last_position,
-        queued = excluded.queued, sent_through = excluded.sent_through, will = excluded.will,
+        queued = excluded.queued, queued_size = excluded.queued_size, sent_through = excluded.sent_through, will = excluded.will,
         will_delay = excluded.will_delay, keep = excluded.keep, expires_at = excluded.expires_at,
         due_at = excluded.due_at";
 const UNSUBSCRIBE: &str = "DELETE FROM subscription USING unnest($1::bigint[], $2::text[]) AS gone (session, filter)
@@ -298,11 +305,11 @@ const RECEIVE: &str = "INSERT INTO received (session, packet_id) SELECT * FROM u
 const COUNT_EPOCH: &str = "UPDATE counter SET value = $1 WHERE name = 'session_epoch'";
 const UNRETAIN: &str = "DELETE FROM retained USING unnest($1::text[], $2::text[]) AS gone (tenant, topic)
     WHERE retained.tenant = gone.tenant AND retained.topic = gone.topic";
-const RETAIN: &str = "INSERT INTO retained (tenant, topic, expires, body)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[])
-    ON CONFLICT (tenant, topic) DO UPDATE SET expires = excluded.expires, body = excluded.body";
-const COUNT_RETAINED: &str = "UPDATE retained_count SET messages = counted.messages
-    FROM unnest($1::text[], $2::bigint[]) AS counted (tenant, messages) WHERE retained_count.tenant = counted.tenant";
+const RETAIN: &str = "INSERT INTO retained (tenant, topic, expires, body, size)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bigint[])
+    ON CONFLICT (tenant, topic) DO UPDATE SET expires = excluded.expires, body = excluded.body, size = excluded.size";
+const COUNT_RETAINED: &str = "UPDATE retained_count SET messages = counted.messages, size = counted.size
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS counted (tenant, messages, size) WHERE retained_count.tenant = counted.tenant";
 
 /// Removes what belongs to sessions that have ended or begin anew.
 async fn wipe(client: &Client, state: &State<'_>, unused: &mut Unused) -> Result<(), Fault> {
@@ -362,7 +369,8 @@ fn add_messages<'s>(pipeline: &mut Pipeline<'s>, state: &'s State<'_>, unused: &
     let qos: Vec<i16> = queued().map(|(_, row)| row.target.qos as i16).collect();
     let retain: Vec<bool> = queued().map(|(_, row)| row.target.retain).collect();
     let identifiers: Vec<_> = queued().map(|(_, row)| codec::identifiers(&row.target.identifiers)).collect();
-    pipeline.add(ADD_QUEUED, parameters![ids, positions, messages, qos, retain, identifiers]);
+    let sizes: Vec<i64> = queued().map(|(_, row)| row.size).collect();
+    pipeline.add(ADD_QUEUED, parameters![ids, positions, messages, qos, retain, identifiers, sizes]);
 }
 
 fn add_sessions<'s>(pipeline: &mut Pipeline<'s>, state: &'s State<'_>) {
@@ -380,6 +388,7 @@ fn add_sessions<'s>(pipeline: &mut Pipeline<'s>, state: &'s State<'_>) {
                 column(|session| session.id),
                 column(|session| session.last_position),
                 column(|session| session.queued),
+                column(|session| session.queued_size),
             ],
         );
     }
@@ -398,6 +407,7 @@ fn add_sessions<'s>(pipeline: &mut Pipeline<'s>, state: &'s State<'_>) {
                 column(|session| session.epoch),
                 column(|session| session.last_position),
                 column(|session| session.queued),
+                column(|session| session.queued_size),
                 column(|session| session.sent_through),
                 wills,
                 optional(|session| session.will_delay),
@@ -452,11 +462,13 @@ fn add_retained<'s>(pipeline: &mut Pipeline<'s>, state: &'s State<'_>) {
         let topics: Vec<_> = put.iter().map(|(_, topic, _)| text::stored(topic)).collect();
         let expires: Vec<Option<i64>> = put.iter().map(|(.., kept)| kept.expires).collect();
         let bodies: Vec<&[u8]> = put.iter().map(|(.., kept)| kept.body).collect();
-        pipeline.add(RETAIN, parameters![of, topics, expires, bodies]);
+        let sizes: Vec<i64> = put.iter().map(|(.., kept)| kept.size).collect();
+        pipeline.add(RETAIN, parameters![of, topics, expires, bodies, sizes]);
     }
     if !tenants.is_empty() {
-        let (of, counts): (Vec<&str>, Vec<i64>) =
-            tenants.iter().map(|(tenant, found)| (tenant.as_str(), found.count)).unzip();
-        pipeline.add(COUNT_RETAINED, parameters![of, counts]);
+        let of: Vec<&str> = tenants.keys().map(|tenant| tenant.as_str()).collect();
+        let counts: Vec<i64> = tenants.values().map(|found| found.count).collect();
+        let sizes: Vec<i64> = tenants.values().map(|found| found.size).collect();
+        pipeline.add(COUNT_RETAINED, parameters![of, counts, sizes]);
     }
 }

@@ -62,9 +62,15 @@ impl SessionStore for Sqlite {
         self.write(move |connection| offer::offer(connection, &publications, &limits)).await
     }
 
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
         let session = session.clone();
-        self.inner.control_readers.run(move |connection| queue::peek(connection, &session, after, limit)).await
+        self.inner.control_readers.run(move |connection| queue::peek(connection, &session, after, limit, bytes)).await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {

@@ -6,9 +6,13 @@ use iot_core::{
     session::{Position, SessionId},
     store::{Offered, Placed, Publication, Target},
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::{super::fault::Fault, current, retained::Retaining};
+use super::{
+    super::{fault::Fault, ordered},
+    current,
+    retained::Retaining,
+};
 use crate::{StoreLimits, codec};
 
 pub(super) fn offer(
@@ -16,8 +20,8 @@ pub(super) fn offer(
     publications: &[Publication],
     limits: &StoreLimits,
 ) -> Result<Vec<Offered>, Fault> {
-    let mut queues = Queues { connection, queue_messages_max: limits.queue_messages_max, ends: HashMap::new() };
-    let retaining = Retaining::new(connection, limits.retained_max);
+    let mut queues = Queues::new(connection, limits)?;
+    let retaining = Retaining::new(connection, limits);
     let offered = publications
         .iter()
         .map(|publication| {
@@ -46,83 +50,105 @@ fn receive(connection: &Connection, publication: &Publication) -> Result<bool, F
 /// The ends of the queues that one offer has touched; written back once.
 struct Queues<'a> {
     connection: &'a Connection,
-    queue_messages_max: usize,
-    ends: HashMap<SessionId, Option<End>>,
+    add: CachedStatement<'a>,
+    limits: &'a StoreLimits,
+    ends: HashMap<&'a SessionId, Option<End>>,
 }
 
 struct End {
     id: i64,
     last_position: i64,
     queued: usize,
+    size: usize,
     moved: bool,
 }
 
-impl Queues<'_> {
-    fn place(&mut self, publication: &Publication) -> Result<Vec<Placed>, Fault> {
-        let mut message = None;
+impl<'a> Queues<'a> {
+    fn new(connection: &'a Connection, limits: &'a StoreLimits) -> Result<Self, Fault> {
+        let sql = "INSERT INTO queue (session, position, message, qos, retain, identifiers, size, body)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        Ok(Self { connection, add: connection.prepare_cached(sql)?, limits, ends: HashMap::new() })
+    }
+
+    fn place(&mut self, publication: &'a Publication) -> Result<Vec<Placed>, Fault> {
+        let size = publication.message.size();
+        let mut rows = Vec::with_capacity(publication.to.len());
         let mut placed = Vec::with_capacity(publication.to.len());
         for target in &publication.to {
-            let connection = self.connection;
+            let limits = self.limits;
             placed.push(match self.end(&target.session)? {
                 None => Placed::Gone,
-                Some(None) => Placed::Full,
-                Some(Some(end)) => {
-                    let message = match message {
-                        Some(id) => id,
-                        None => *message.insert(add_message(connection, publication)?),
-                    };
-                    end.append(connection, message, target)?
+                Some(end) if end.is_full(limits) => Placed::Full,
+                Some(end) => {
+                    let position = end.append(size);
+                    rows.push((end.id, position, target));
+                    Placed::At(Position(position.cast_unsigned()))
                 }
             });
         }
-        if let Some(message) = message {
-            let uses = placed.iter().filter(|placed| matches!(placed, Placed::At(_))).count();
-            let uses = i64::try_from(uses).unwrap_or(i64::MAX);
-            self.connection.prepare_cached("UPDATE message SET uses = ?2 WHERE id = ?1")?.execute([message, uses])?;
-        }
+        self.write(publication, size, &rows)?;
         Ok(placed)
     }
 
-    /// The end of a queue; `None` if there is no such session, `Some(None)` if the queue is full.
-    fn end(&mut self, session: &SessionId) -> Result<Option<Option<&mut End>>, Fault> {
-        if !self.ends.contains_key(session) {
-            let sql = "SELECT id, last_position, queued FROM session WHERE name = ?1";
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let end = statement.query_row([session.as_str()], |row| {
-                let queued = usize::try_from(row.get::<_, i64>(2)?).unwrap_or(usize::MAX);
-                Ok(End { id: row.get(0)?, last_position: row.get(1)?, queued, moved: false })
-            });
-            self.ends.insert(session.clone(), end.optional()?);
+    /// The message is stored once, however many wait for it: with the one that does, or on its own.
+    fn write(&mut self, publication: &Publication, size: usize, rows: &[(i64, i64, &Target)]) -> Result<(), Fault> {
+        if rows.is_empty() {
+            return Ok(());
         }
-        let max = self.queue_messages_max;
-        Ok(self.ends.get_mut(session).and_then(Option::as_mut).map(|end| (end.queued < max).then_some(end)))
+        let body = codec::message(&publication.message);
+        let size = ordered(size as u64);
+        let (message, body) = match rows {
+            [_] => (0, Some(body)),
+            _ => {
+                let sql = "INSERT INTO message (uses, body) VALUES (?1, ?2)";
+                let uses = ordered(rows.len() as u64);
+                (self.connection.prepare_cached(sql)?.insert(params![uses, body])?, None)
+            }
+        };
+        for (session, position, target) in rows {
+            let identifiers = codec::identifiers(&target.identifiers);
+            let qos = target.qos as u8;
+            self.add.execute(params![session, position, message, qos, target.retain, identifiers, size, body])?;
+        }
+        Ok(())
+    }
+
+    /// The end of a queue; `None` if there is no such session.
+    fn end(&mut self, session: &'a SessionId) -> Result<Option<&mut End>, Fault> {
+        if !self.ends.contains_key(session) {
+            let sql = "SELECT id, last_position, queued, queued_size FROM session WHERE name = ?1";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let count = |value: i64| usize::try_from(value).unwrap_or(0);
+            let end = statement.query_row([session.as_str()], |row| {
+                let (queued, size) = (count(row.get(2)?), count(row.get(3)?));
+                Ok(End { id: row.get(0)?, last_position: row.get(1)?, queued, size, moved: false })
+            });
+            self.ends.insert(session, end.optional()?);
+        }
+        Ok(self.ends.get_mut(session).and_then(Option::as_mut))
     }
 
     fn finish(self) -> Result<(), Fault> {
-        let sql = "UPDATE session SET last_position = ?2, queued = ?3 WHERE id = ?1";
+        let sql = "UPDATE session SET last_position = ?2, queued = ?3, queued_size = ?4 WHERE id = ?1";
         let mut update = self.connection.prepare_cached(sql)?;
         for end in self.ends.into_values().flatten().filter(|end| end.moved) {
-            update.execute([end.id, end.last_position, i64::try_from(end.queued).unwrap_or(i64::MAX)])?;
+            update.execute([end.id, end.last_position, ordered(end.queued as u64), ordered(end.size as u64)])?;
         }
         Ok(())
     }
 }
 
 impl End {
-    fn append(&mut self, connection: &Connection, message: i64, target: &Target) -> Result<Placed, Fault> {
+    fn is_full(&self, limits: &StoreLimits) -> bool {
+        self.queued >= limits.queue_messages_max || self.size >= limits.queue_bytes_max
+    }
+
+    /// Makes room for one; where it is.
+    fn append(&mut self, size: usize) -> i64 {
         self.last_position += 1;
         self.queued += 1;
+        self.size += size;
         self.moved = true;
-        let sql = "INSERT INTO queue (session, position, message, qos, retain, identifiers)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let identifiers = codec::identifiers(&target.identifiers);
-        let row = params![self.id, self.last_position, message, target.qos as u8, target.retain, identifiers];
-        connection.prepare_cached(sql)?.execute(row)?;
-        Ok(Placed::At(Position(self.last_position.cast_unsigned())))
+        self.last_position
     }
-}
-
-fn add_message(connection: &Connection, publication: &Publication) -> Result<i64, Fault> {
-    let mut insert = connection.prepare_cached("INSERT INTO message (uses, body) VALUES (0, ?1)")?;
-    Ok(insert.insert([codec::message(&publication.message)])?)
 }

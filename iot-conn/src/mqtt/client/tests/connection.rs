@@ -249,6 +249,49 @@ fn an_answer_to_nothing_or_of_another_length_is_a_violation() {
     }
 }
 
+/// It asks for answers without end and reads none of them.
+#[test]
+fn a_server_that_takes_no_answers_is_given_up() {
+    for version in BOTH {
+        let mut device = Device::online(options(version), &[]);
+        let mut longest = 0;
+        for _ in 0..100_000 {
+            device.receive(Packet::PubRel(ack(1)));
+            longest = longest.max(device.client.output().len());
+        }
+        assert!(longest < 70_000, "{longest} bytes waited");
+        let events = device.events();
+        assert!(
+            matches!(&events[..], [Event::Disconnected(Cause::Violation(why))] if why.reason == ReasonCode::QuotaExceeded),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_is_slow_to_take_what_is_ours_is_not() {
+    for version in BOTH {
+        let mut device = Device::online(options(version), &[]);
+        let large = Publication::new("t", vec![0; 200_000], QoS::AtMostOnce);
+        device.client.publish(large.clone()).unwrap();
+        device.client.publish(large).unwrap();
+        let filter = "x".repeat(60_000);
+        for _ in 0..3 {
+            device.client.unsubscribe(&[&filter]).unwrap();
+        }
+        for _ in 0..1_000 {
+            device.receive(Packet::PubRel(ack(1)));
+        }
+        for _ in 0..100 {
+            device.client.output().clear();
+            for _ in 0..1_000 {
+                device.receive(Packet::PubRel(ack(1)));
+            }
+        }
+        assert!(device.client.is_connected(), "{:?}", device.events());
+    }
+}
+
 #[test]
 fn bad_or_too_many_requests_are_refused_and_write_nothing() {
     let plain = [Subscription::new("a", QoS::AtMostOnce)];

@@ -1,6 +1,6 @@
 //! Packets that the standards forbid, each with the reason to answer.
 
-use super::super::{connect_version, decode, frame_length};
+use super::super::{check_topic_filter, check_topic_name, connect_version, decode, frame_length};
 use crate::mqtt::ReasonCode::{self, *};
 use crate::mqtt::Sender::{self, Client, Server};
 use crate::mqtt::Version::{self, V5, V311};
@@ -301,6 +301,12 @@ const REST: &[Row] = &[
     ("AUTH with a session expiry", V5, Client, 0xf0, b"\x18\x09\x15\0\x01m\x11\0\0\0\x01", MalformedPacket),
 ];
 
+/// Every packet of the tables, with its connection.
+pub(super) fn all() -> impl Iterator<Item = (Vec<u8>, Version, Sender)> {
+    let rows = [CONNECT, CONNACK, PUBLISH, ACKS, SUBSCRIBE, REST].into_iter().flatten();
+    rows.map(|(_, version, sender, first, body, _)| (framed(*first, body), *version, *sender))
+}
+
 fn framed(first: u8, body: &[u8]) -> Vec<u8> {
     let length = u8::try_from(body.len()).unwrap();
     assert!(length < 0x80);
@@ -389,4 +395,17 @@ fn a_refused_connect_is_answered_in_the_nearest_version() {
     assert_eq!(version(b"\0\x06MQIsdp\x03\x02\0\0\0\0"), Some(V311));
     assert_eq!(version(b"\0\x04HTTP\x05\x02\0\0\0\0"), None);
     assert_eq!(connect_version(&framed(0x30, b"\0\x04MQTT\x05")), None);
+}
+
+#[test]
+fn a_broken_topic_is_told_which_statement_it_breaks() {
+    let name = |name| check_topic_name(name).unwrap_err().statement;
+    let filter = |filter| check_topic_filter(filter).unwrap_err().statement;
+    assert!(name("").ends_with("[MQTT-4.7.3-1]"));
+    assert!(name("a\0").ends_with("[MQTT-4.7.3-2]"));
+    assert!(name("a/+").ends_with("[MQTT-3.3.2-2]"));
+    assert!(filter("").ends_with("[MQTT-4.7.3-1]"));
+    assert!(filter("a\0").ends_with("[MQTT-4.7.3-2]"));
+    assert!(filter("a#").ends_with("[MQTT-4.7.1-1] [MQTT-4.7.1-2]"));
+    assert!(filter("$share/g").ends_with("[MQTT-4.8.2-1] [MQTT-4.8.2-2]"));
 }

@@ -1,2 +1,4 @@
+mod generator;
 mod malformed;
+mod oracles;
 mod round_trip;

@@ -281,3 +281,11 @@ fn who_is_sent_away_is_told_where_to_go_and_when_as_far_as_its_packets_allow() {
         })]);
     }
 }
+
+#[test]
+fn a_violation_whose_reason_is_none_to_disconnect_with_is_a_protocol_error() {
+    let mut server = Server::online(Version::V5, limits());
+    server.receive_bytes(b"\x10\x0d\0\x04MQTT\x06\x02\0\0\0\0\0");
+    server.assert_sent(&[disconnect(ReasonCode::ProtocolError)]);
+    assert!(matches!(server.events()[..], [Event::Closed(Cause::Protocol(ReasonCode::UnsupportedProtocolVersion, _))]));
+}

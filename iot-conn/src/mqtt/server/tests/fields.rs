@@ -5,6 +5,7 @@ use super::*;
 use crate::mqtt::{
     Sender,
     codec::{decode, frame_length},
+    server::Text,
     wire::EncodeError,
 };
 use ReasonCode::{MalformedPacket, ProtocolError, TopicFilterInvalid, TopicNameInvalid};
@@ -411,4 +412,13 @@ fn mqtt_5_4_8_2_2_the_name_of_a_share_is_followed_by_a_filter() {
         let bad = ["$share/g", "$share/g/", "$share/+/a", "$share/g#/a", "$share/a+b/c", "$share/g/a#"];
         filters(version, &["$share/g/+", "$share/g//"], &bad);
     }
+}
+
+#[test]
+fn a_text_is_what_it_was_made_of() {
+    let (lent, owned) = (Text::from("up/é"), Text::from("up/é".to_owned()));
+    assert_eq!(lent, owned);
+    assert_eq!((lent.as_ref(), owned.as_str(), lent.len()), ("up/é", "up/é", 5));
+    assert!(lent == "up/é" && lent == *"up/é" && lent != "up/e" && lent != *"up/e" && lent != Text::default());
+    assert_eq!(format!("{lent} {lent:?}"), "up/é \"up/é\"");
 }

@@ -254,10 +254,22 @@ fn a_client_that_takes_no_connack_of_its_size_is_given_up() {
 
 #[test]
 fn a_connect_that_is_too_large_is_refused_by_its_first_bytes() {
-    let mut server = Server::new(Version::V5, ConnectionLimits { packet_bytes_max: 20, ..limits() });
-    server.receive_bytes(b"\x10\x14\0\x04MQTT\x05");
-    server.assert_sent(&[connack(ReasonCode::PacketTooLarge, &[])]);
-    assert!(matches!(server.events()[..], [Event::Closed(Cause::Protocol(ReasonCode::PacketTooLarge, _))]));
+    let small = ConnectionLimits { packet_bytes_max: 20, ..limits() };
+    for limits in [small, ConnectionLimits { connect_bytes_max: 20, ..limits() }] {
+        let mut server = Server::new(Version::V5, limits);
+        server.receive_bytes(b"\x10\x14\0\x04MQTT\x05");
+        server.assert_sent(&[connack(ReasonCode::PacketTooLarge, &[])]);
+        assert!(matches!(server.events()[..], [Event::Closed(Cause::Protocol(ReasonCode::PacketTooLarge, _))]));
+    }
+}
+
+#[test]
+fn what_bounds_the_connect_bounds_nothing_after_it() {
+    let limits = ConnectionLimits { connect_bytes_max: 64, ..limits() };
+    let mut server = Server::online(Version::V5, limits);
+    let topic = "x".repeat(200);
+    server.receive(&publish_with(QoS::AtMostOnce, 0, false, &topic, &[]));
+    assert_eq!(server.published()[0].topic.len(), 200);
 }
 
 #[test]

@@ -315,3 +315,16 @@ fn mqtt_5_3_3_2_8_a_topic_alias_of_0_is_a_violation() {
     server.receive(&publish_with(QoS::AtMostOnce, 0, false, "up/a", &[Property::TopicAlias(0)]));
     server.assert_violated(ReasonCode::TopicAliasInvalid);
 }
+
+#[test]
+fn a_message_is_told_as_sent_again_only_if_the_client_says_so() {
+    for version in BOTH {
+        for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let mut server = Server::online(version, limits());
+            server.receive(&publish(qos, 1));
+            server.receive(&publish_again(qos, 2));
+            let dups: Vec<_> = server.published().iter().map(|publish| publish.dup).collect();
+            assert_eq!(dups, [false, true]);
+        }
+    }
+}

@@ -13,6 +13,7 @@ mod limits;
 mod outbound;
 mod properties;
 mod random;
+mod silence;
 mod subscriptions;
 
 use std::time::Duration;

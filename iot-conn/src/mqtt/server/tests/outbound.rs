@@ -288,3 +288,22 @@ fn nothing_is_delivered_before_or_after_the_connection() {
     server.assert_sent(&[]);
     assert_eq!(server.connection.window(), 0);
 }
+
+#[test]
+fn a_pubrec_that_comes_again_is_answered_again_unless_it_reports_an_error() {
+    for version in BOTH {
+        let mut server = Server::online(version, limits());
+        assert_eq!(server.connection.deliver(server.now, &delivery(QoS::ExactlyOnce, 1)), Delivered::Written);
+        server.receive(&pubrec(1));
+        server.connection.release(1, 1);
+        server.connection.output().clear();
+        server.receive(&pubrec(1));
+        server.assert_sent(&[pubrel(1)]);
+        if version == Version::V5 {
+            server.receive(&Packet::PubRec(Ack::new(id(1), ReasonCode::UnspecifiedError)));
+            server.assert_sent(&[]);
+        }
+        server.receive(&pubcomp(1));
+        assert!(matches!(server.events()[..], [Event::Received { .. }, Event::Finished { .. }]));
+    }
+}

@@ -81,8 +81,14 @@ impl SessionStore for Slow {
     async fn offer(&self, publications: &[Publication]) -> Result<Vec<Offered>, StoreError> {
         self.around(self.inner.offer(publications)).await
     }
-    async fn peek(&self, session: &SessionId, after: Option<Position>, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.around(self.inner.peek(session, after, limit)).await
+    async fn peek(
+        &self,
+        session: &SessionId,
+        after: Option<Position>,
+        limit: u32,
+        bytes: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.around(self.inner.peek(session, after, limit, bytes)).await
     }
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), StoreError> {
         self.around(self.inner.settle(settlements)).await
