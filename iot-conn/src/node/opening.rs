@@ -21,7 +21,7 @@ use super::{
     endpoint::{DeviceContext, Endpoint, Link, session_of},
     mailbox::{Mailbox, mailbox},
     presence::Presence,
-    quota::{Limits, Metering},
+    quota::{Limits, Metering, QUOTA_RETRY_AFTER},
     session::Session,
     wire::Wire,
 };
@@ -78,7 +78,7 @@ pub(crate) async fn begin(node: Arc<Inner>, stream: Stream, peer: Peer, permit: 
                 let mut farewell = opening.node.farewell(reason);
                 farewell.retry_after = retry_after.or(farewell.retry_after);
                 if reason == ReasonCode::QuotaExceeded {
-                    farewell.retry_after = Some(opening.node.retry_after());
+                    farewell.retry_after = Some(QUOTA_RETRY_AFTER + opening.node.retry_after());
                 }
                 opening.wire.engine.refuse_with(reason, &farewell);
                 opening.wire.finish().await;

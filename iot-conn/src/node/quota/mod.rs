@@ -14,6 +14,7 @@ mod meters;
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use iot_core::{
@@ -32,6 +33,9 @@ use super::{
     Inner,
     endpoint::{DeviceContext, Link},
 };
+
+/// How long who finds no place is to stay away at least. Nobody knows when there is one.
+pub(crate) const QUOTA_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What was limited by a quota since the node started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
