@@ -111,10 +111,10 @@ async fn a_database_of_another_program_is_refused() {
 async fn a_newer_layout_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     open(folder.path()).await.unwrap().close().await;
-    let later = "INSERT INTO migration (number, checksum) VALUES (2, 'x')";
+    let later = "INSERT INTO migration (number, checksum) SELECT max(number) + 1, 'x' FROM migration";
     rusqlite::Connection::open(folder.path().join("control.db")).unwrap().execute_batch(later).unwrap();
     let error = refusal(folder.path()).await;
-    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found, known, .. } if found == known + 1), "{error}");
 }
 
 #[tokio::test]
