@@ -9,8 +9,8 @@
 //! | layer | modules |
 //! |---|---|
 //! | 2: seams | [`store`], [`access`], [`bus`], [`clock`], [`keys`], [`logic`], [`service`], [`push`], [`mail`], [`problem`] |
-//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`] |
-//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`network`] |
+//! | 1: domain | [`device`], [`home`], [`binding`], [`session`], [`message`], [`command`], [`twin`], [`event`], [`payload`], [`quota`] |
+//! | 0: words | [`id`], [`secret`], [`code`], [`topic`], [`time`], [`limits`], [`rate`], [`network`] |
 //!
 //! ```
 //! use iot_core::{access::{Grants, Object, Permission, Relation, Resource, check}, id::TenantId, time::Timestamp};
@@ -42,6 +42,8 @@ pub mod network;
 pub mod payload;
 pub mod problem;
 pub mod push;
+pub mod quota;
+pub mod rate;
 pub mod secret;
 pub mod service;
 pub mod session;

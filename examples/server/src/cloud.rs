@@ -49,7 +49,7 @@ use crate::{
     logic::Thermostat,
     mail, observability,
     options::Options,
-    retention,
+    quotas, retention,
     sockets::{Sockets, bound},
     supervisor::{Supervisor, signalled},
     telemetry, tls,
@@ -126,6 +126,8 @@ pub(crate) async fn run(options: Options, inherited: Inherited) -> Result<(), Fa
     let mqtt_tls = tls::mqtt(&certificate, auth.ca_pem())?;
     let https_tls = tls::http(&certificate)?;
     let password = auth.first_start().await.map_err(|error| Failure::of("--data: ", &error))?;
+
+    quotas::keep(&*kept.stores.meta, &options.quotas, kept.clock.timestamp()).await?;
 
     let address = options.public_url.clone().unwrap_or_else(|| sockets.http_address());
     let webhooks = webhooks(&kept, options.webhooks_to_loopback).await?;

@@ -16,6 +16,7 @@ mod logic;
 mod mail;
 mod observability;
 mod options;
+mod quotas;
 mod retention;
 mod sockets;
 mod supervisor;

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use iot_core::{network::Network, secret::Secret};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{export::Wanted, failure::Failure, retention::Rule};
+use crate::{export::Wanted, failure::Failure, quotas, retention::Rule};
 
 /// A complete IoT cloud in one process.
 #[derive(Debug, Parser)]
@@ -153,6 +153,11 @@ pub(crate) struct Settings {
     )]
     retain: Option<Vec<Rule>>,
 
+    /// What a listener (mqtt, mqtts, ws, wss, tls) or the tenant may take: connections, publishes and bytes as PER_SECOND/AT_ONCE,
+    /// payload (bytes), subscriptions (of a session), inflight; repeatable, or with semicolons [default: no limit]
+    #[arg(long, value_name = "WHO:LIMIT=VALUE,…", env = "IOT_QUOTA", value_delimiter = ';')]
+    quota: Option<Vec<quotas::Rule>>,
+
     /// A name or address in the server's certificate, besides the local ones; repeatable, or with commas
     #[arg(long, value_name = "NAME", env = "IOT_NAME", value_delimiter = ',')]
     name: Option<Vec<String>>,
@@ -190,6 +195,7 @@ pub(crate) struct Options {
     pub(crate) smtp: Option<MailServer>,
     pub(crate) mail_from: Option<String>,
     pub(crate) retain: Vec<Rule>,
+    pub(crate) quotas: Vec<quotas::Rule>,
 }
 
 /// Defines an address that may hold a password, and is not shown.
@@ -305,6 +311,7 @@ impl Settings {
             smtp: self.smtp.or(file.smtp),
             mail_from: self.mail_from.or(file.mail_from),
             retain: self.retain.or(file.retain).unwrap_or_default(),
+            quotas: self.quota.or(file.quota).unwrap_or_default(),
         };
         options.check()?;
         Ok(options)

@@ -13,7 +13,7 @@ use crate::{
     demo::Demo,
     failure::Failure,
     options::{Listen, Options},
-    tls,
+    quotas, tls,
 };
 
 /// Every socket of the server, bound before anything is made.
@@ -109,7 +109,9 @@ pub(crate) fn bound(
         let address = socket.local_addr().map_err(|error| Failure::of(&format!("--{name}: "), &error))?;
         let (anonymous, balancers) = (options.allow_anonymous, options.balancers.clone());
         let (websocket, http) = (name.starts_with("ws"), (name == "tls").then(|| http.clone()));
-        Ok((Listener { name, address, tls, websocket, http, anonymous, balancers }, socket))
+        let plain = Listener::new(name, address);
+        let quota = quotas::of_listener(&options.quotas, name);
+        Ok((Listener { tls, websocket, http, anonymous, balancers, quota, ..plain }, socket))
     };
     let listeners = sockets.into_iter().map(listener).collect::<Result<Vec<_>, Failure>>()?;
     Bound::adopt(listeners).map_err(|error| Failure::of("", &error))

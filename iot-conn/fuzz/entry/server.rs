@@ -97,6 +97,7 @@ impl Step {
                 assigned_client_id: input.flag().then(|| "assigned".to_owned()),
                 server_keep_alive_s: input.flag().then_some(30),
                 received: input.bytes().iter().map(|id| u16::from(*id)).collect(),
+                receive_maximum: input.flag().then(|| input.u8().into()),
             }),
             7 => Self::Refuse(input.reason()),
             8 | 9 => Self::Answer(input.u8().into(), vec![input.reason(); usize::from(input.u8() % 4)]),

@@ -236,6 +236,12 @@ impl Correlator {
         true
     }
 
+    /// Whether a command waits for this device to answer it.
+    pub fn awaits(&self, tenant: &TenantId, device: &DeviceId, id: &CommandId) -> bool {
+        let name = (tenant.clone(), id.clone());
+        self.open.get(&name).is_some_and(|entry| entry.receipt.device == *device)
+    }
+
     /// Takes back what has not been sent.
     pub fn cancel(&mut self, now: Now, tenant: &TenantId, id: &CommandId) -> Cancelled {
         let name = (tenant.clone(), id.clone());

@@ -1,9 +1,10 @@
-//! Routes for applications: devices and their connections, commands, telemetry, alarms, twins.
+//! Routes for applications: devices and their connections, commands, telemetry, alarms, twins, quotas.
 
 mod commands;
 mod data;
 mod devices;
 mod live;
+mod quotas;
 mod telemetry;
 mod twin;
 #[cfg(feature = "webhooks")]
@@ -23,7 +24,7 @@ pub use self::twin::{EXPIRES_S_MAX, twin_routes};
 /// The routes of a node. Every one demands a principal in the request's extensions and refuses without one.
 pub fn routes(node: &Node, context: GuardContext) -> Routes<Node> {
     let routes = Routes::with_state(context, node.clone());
-    live_routes(data_routes(telemetry_routes(command_routes(device_routes(routes)))))
+    quotas::register(live_routes(data_routes(telemetry_routes(command_routes(device_routes(routes))))))
 }
 
 fn device_routes(routes: Routes<Node>) -> Routes<Node> {

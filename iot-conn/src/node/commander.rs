@@ -256,6 +256,10 @@ impl Commander {
         self.drive_and_store(|correlator, now| correlator.acknowledged(now, tenant, id));
     }
 
+    pub(crate) fn awaits(&self, tenant: &TenantId, device: &DeviceId, id: &CommandId) -> bool {
+        self.correlator().awaits(tenant, device, id)
+    }
+
     pub(crate) fn replied(&self, tenant: &TenantId, device: &DeviceId, reply: ReplyBody) {
         if !self.drive_and_store(|correlator, now| correlator.replied(now, tenant, device, reply)) {
             metrics::counter!("iot_command_replies_unknown_total").increment(1);

@@ -72,6 +72,8 @@ pub(crate) struct Letters {
     pub(crate) behind: bool,
     /// Something was withheld from the client: look again at what it may watch.
     pub(crate) review: bool,
+    /// A quota has changed: look again at what the client is limited by.
+    pub(crate) limits: bool,
 }
 
 /// What became of a message offered to a mailbox.
@@ -113,6 +115,7 @@ struct State {
     catching_up: bool,
     more: bool,
     review: bool,
+    limits: bool,
     closed: bool,
 }
 
@@ -320,6 +323,7 @@ impl Mailbox {
                 .unwrap_or_default(),
             close: state.close,
             review: std::mem::take(&mut state.review),
+            limits: std::mem::take(&mut state.limits),
             behind: state.catching_up && state.has_none(|queues| &queues.queued),
         }
     }
@@ -362,6 +366,13 @@ impl Mailbox {
     pub(crate) fn ask_review(&self) {
         let mut state = self.state();
         state.review = true;
+        wake(state);
+    }
+
+    /// Asks the connection to look again at what its client is limited by.
+    pub(crate) fn ask_limits(&self) {
+        let mut state = self.state();
+        state.limits = true;
         wake(state);
     }
 

@@ -20,6 +20,7 @@ mod opening;
 mod places;
 mod plane;
 mod presence;
+mod quota;
 mod services;
 mod session;
 mod storm;
@@ -50,6 +51,7 @@ use iot_core::{
     limits::Limits,
     logic::BoxLogic,
     push::Push,
+    quota::Scope,
     service::{BoxDeviceService, Downlink},
     session::SessionEpoch,
     store::{Closing, StoreError, Stores},
@@ -69,6 +71,7 @@ pub use live::{
 use offers::{OFFERS_PRESSED, Offer, Step};
 use plane::Plane;
 pub use presence::{Presence, PresenceState};
+pub use quota::QuotaUse;
 use tail::Tail;
 use tower::util::BoxCloneSyncService;
 pub use watch::Hinting;
@@ -103,6 +106,7 @@ pub(crate) struct Inner {
     pub(crate) router: Router<Arc<Endpoint>>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) directory: Arc<directory::Directory>,
+    pub(crate) quotas: quota::Quotas,
     pub(crate) presences: presence::Presences,
     pub(crate) history: history::History,
     pub(crate) commander: Commander,
@@ -236,6 +240,11 @@ impl Node {
         self.inner.connections(device, limit).await
     }
 
+    /// What a quota has limited on this node since it started, or since the quota was made.
+    pub async fn quota_use(&self, tenant: &TenantId, scope: &Scope) -> Result<QuotaUse, StoreError> {
+        self.inner.quota_use(tenant, scope).await
+    }
+
     /// How many devices are connected.
     pub fn online_len(&self) -> usize {
         self.inner.online_len()
@@ -302,6 +311,7 @@ impl Node {
         }
         let mut listeners = Workers::default();
         for (listener, socket) in bound.listeners {
+            inner.quotas.listen(listener.name, listener.quota);
             let node = inner.clone();
             let begin = move |stream, peer, permit| opening::begin(node.clone(), stream, peer, permit);
             let acceptor = inner.acceptor.clone();
@@ -505,6 +515,7 @@ impl Builder<Authenticated> {
             router: Router::default(),
             registry,
             directory,
+            quotas: quota::Quotas::default(),
             presences: presence::Presences::default(),
             history: history::History::default(),
             commander,

@@ -21,6 +21,7 @@ use super::{
     endpoint::{DeviceContext, Endpoint, Link, session_of},
     mailbox::{Mailbox, mailbox},
     presence::Presence,
+    quota::{Limits, Metering, QUOTA_RETRY_AFTER},
     session::Session,
     wire::Wire,
 };
@@ -76,6 +77,9 @@ pub(crate) async fn begin(node: Arc<Inner>, stream: Stream, peer: Peer, permit: 
                 metrics::counter!("iot_connects_refused_total", "reason" => format!("{reason:?}")).increment(1);
                 let mut farewell = opening.node.farewell(reason);
                 farewell.retry_after = retry_after.or(farewell.retry_after);
+                if reason == ReasonCode::QuotaExceeded {
+                    farewell.retry_after = Some(QUOTA_RETRY_AFTER + opening.node.retry_after());
+                }
                 opening.wire.engine.refuse_with(reason, &farewell);
                 opening.wire.finish().await;
                 None
@@ -126,6 +130,16 @@ pub(crate) struct Taken {
     pub(crate) expiry_s: u32,
     /// Up to here an earlier connection may have written.
     pub(crate) sent_through: Position,
+    /// What it is limited by, if it is.
+    pub(crate) metering: Option<Box<Metering>>,
+}
+
+/// Who asks for a session, and what holds for them.
+struct Client {
+    principal: Principal,
+    grants: Grants,
+    device: Option<Box<DeviceContext>>,
+    limits: Limits,
 }
 
 impl Opening {
@@ -158,6 +172,8 @@ impl Opening {
         let (device, is_critical) = device_context(&node, &principal).await.map_err(|error| unavailable(&error))?;
         let admitted = node.admit(is_critical);
         admitted.map_err(|wait| Refused { reason: ReasonCode::ConnectionRateExceeded, retry_after: Some(wait) })?;
+        let limits = node.limits_of(Some(self.peer.listener), &principal, device.as_deref()).await;
+        let limits = limits.map_err(|error| unavailable(&error))?;
         let assigned = request.client_id.is_empty().then(|| match &device {
             Some(device) => device.id.to_string(),
             None => uuid::Uuid::new_v4().simple().to_string(),
@@ -169,8 +185,8 @@ impl Opening {
             let opening = endpoint.opening.lock().await;
             // The last connection may have ended the session while this one waited for it.
             if node.registry.get(&session).is_some_and(|present| Arc::ptr_eq(&present, &endpoint)) {
-                let standing = (principal, grants, device);
-                return Ok(self.take(endpoint.clone(), opening, request, assigned, standing).await?);
+                let client = Client { principal, grants, device, limits };
+                return Ok(self.take(endpoint.clone(), opening, request, assigned, client).await?);
             }
         }
     }
@@ -203,25 +219,31 @@ impl Opening {
         opening: tokio::sync::MutexGuard<'_, ()>,
         mut request: ConnectRequest,
         assigned_client_id: Option<String>,
-        (principal, grants, device): (Principal, Grants, Option<Box<DeviceContext>>),
+        Client { principal, grants, device, limits }: Client,
     ) -> Result<Taken, ReasonCode> {
         let node = self.node.clone();
         let expiry_s = request.session_expiry_s.min(node.limits.session_expiry_s_max);
         let persistent = expiry_s > 0 || (!request.clean_start && endpoint.is_stored());
         let (mailbox, epoch) = (self.mailbox.clone(), SessionEpoch::default());
         let probe = Link::new(principal.clone(), grants, epoch, persistent, device, mailbox);
-        let taken = match permit_will(&node, &probe, &mut request).await {
-            Ok(will) => {
+        let permitted = match node.place_for(&endpoint, &limits) {
+            Ok(metering) => {
+                permit_will(&node, &probe, &mut request, metering.as_deref()).await.map(|will| (will, metering))
+            }
+            Err(reason) => Err(reason),
+        };
+        let taken = match permitted {
+            Ok((will, metering)) => {
                 if let Some(former) = endpoint.link() {
                     former.mailbox.close(ReasonCode::SessionTakenOver);
                 }
                 let expiry = Duration::from_secs(u64::from(expiry_s));
                 let taken = take(&node, &endpoint, &request, persistent, expiry, will.as_ref()).await;
-                taken.map(|(epoch, resumed)| (will, epoch, resumed)).map_err(|error| unavailable(&error))
+                taken.map(|(epoch, resumed)| (will, metering, epoch, resumed)).map_err(|error| unavailable(&error))
             }
             Err(reason) => Err(reason),
         };
-        let (will, epoch, resumed) = match taken {
+        let (will, metering, epoch, resumed) = match taken {
             Ok(taken) => taken,
             Err(reason) => {
                 // Made for this attempt, and nobody else will take it away.
@@ -249,6 +271,10 @@ impl Opening {
         if let Some(former) = endpoint.set_link(link.clone()) {
             node.release(&endpoint, &former);
         }
+        // From here on changes are told; those of the meantime were not.
+        if node.quotas.generation() != limits.generation() {
+            self.mailbox.ask_limits();
+        }
         node.registry.depend(&endpoint.session, &node.access.depends_on(&principal));
         node.arrived(&link).await;
         drop(opening);
@@ -261,11 +287,12 @@ impl Opening {
                 session_expiry_s: expiry_s,
                 assigned_client_id,
                 server_keep_alive_s: None,
+                receive_maximum: metering.as_ref().and_then(|metering| metering.inflight_max()),
                 received: resumed.received,
             },
         );
         let sent_through = if session_present { resumed.sent_through } else { Position::default() };
-        Ok(Taken { endpoint, link, will, expiry_s, sent_through })
+        Ok(Taken { endpoint, link, will, expiry_s, sent_through, metering })
     }
 
     /// What was revoked between the first question and the registration would be missed otherwise.
@@ -287,8 +314,16 @@ impl Opening {
     }
 }
 
-async fn permit_will(node: &Inner, link: &Link, request: &mut ConnectRequest) -> Result<Option<Will>, ReasonCode> {
+async fn permit_will(
+    node: &Inner,
+    link: &Link,
+    request: &mut ConnectRequest,
+    metering: Option<&Metering>,
+) -> Result<Option<Will>, ReasonCode> {
     match request.will.take() {
+        Some(will) if metering.is_some_and(|metering| metering.is_too_large(will.payload.len())) => {
+            Err(ReasonCode::QuotaExceeded)
+        }
         Some(will) => node.permit_will(link, will).await.map(Some),
         None => Ok(None),
     }
@@ -459,6 +494,17 @@ async fn close(session: &mut Session, cause: &Cause) {
 }
 
 impl Inner {
+    /// Takes the places that a connection needs for the session of this endpoint.
+    fn place_for(&self, endpoint: &Endpoint, limits: &Limits) -> Result<Option<Box<Metering>>, ReasonCode> {
+        self.quotas.admit(limits, endpoint.subscriber).map_err(|holder| {
+            tracing::info!(
+                scope = holder.code(),
+                "a client was refused: there are as many connections as there may be"
+            );
+            ReasonCode::QuotaExceeded
+        })
+    }
+
     async fn permit_will(&self, link: &Link, will: WillRequest) -> Result<Will, ReasonCode> {
         let now = self.clock.timestamp();
         let (topic, device) = self.will_topic(link, &will.topic, now).await?;

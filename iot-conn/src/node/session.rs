@@ -29,6 +29,7 @@ use super::{
     offers::Step,
     opening::{self, Will},
     plane::Round,
+    quota::Metering,
     subscriptions::RetainedWanted,
     uplink::{Said, Taken},
     wheel::TimerKey,
@@ -53,6 +54,8 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     pub(crate) progress: Progress,
     pub(super) rare: Option<Box<Rare>>,
+    /// What it is limited by, if it is.
+    pub(super) metering: Option<Box<Metering>>,
     /// While packets come.
     said: Option<Box<Said>>,
     /// How long the session outlives the connection, in seconds.
@@ -112,6 +115,8 @@ pub(crate) enum Work {
     },
     /// What the client may watch is looked at again.
     Review,
+    /// What the client is limited by is.
+    Limits,
     /// The next page of the stored queue is brought into memory.
     ReadQueue,
     /// The next page of the retained messages that were asked for is.
@@ -155,10 +160,11 @@ impl Tag {
 
 impl Session {
     pub(crate) fn new(node: Arc<Inner>, wire: Wire, taken: opening::Taken, permit: OwnedSemaphorePermit) -> Self {
-        let opening::Taken { endpoint, link, will, expiry_s, sent_through } = taken;
+        let opening::Taken { endpoint, link, will, expiry_s, sent_through, metering } = taken;
         Self {
             progress: Progress { sent_through, ..Progress::default() },
             rare: will.map(|will| Box::new(Rare { will: Some(will), ..Rare::default() })),
+            metering,
             said: None,
             rounds: [Round::default(); 2],
             took: node.clock.monotonic(),
@@ -210,19 +216,27 @@ impl Session {
             if let Some(turn) = self.events() {
                 return Poll::Ready(turn);
             }
-            if self.wire.is_ended() {
+            if self.wire.is_ended() && !self.is_slowed() {
                 return Poll::Ready(Turn::Ended(Cause::Lost));
             }
             if let Some(work) = self.take_letters(cx) {
                 return Poll::Ready(Turn::Work(work));
             }
+            if self.has_only_what_waits() {
+                if self.is_ending() {
+                    continue;
+                }
+                self.rest(true);
+                return Poll::Pending;
+            }
             self.fill();
             let now = self.node.clock.monotonic();
-            let held_up = self.is_held_up(cx);
+            let is_slowed = self.is_slowed();
+            let held_up = self.is_held_up(cx) || is_slowed;
             if !held_up {
                 self.wire.read_on(now);
             }
-            if self.wire.engine.has_events() {
+            if self.wire.engine.has_events() && !is_slowed {
                 continue;
             }
             let wrote = self.wire.poll_write(cx).is_ready();
@@ -252,7 +266,12 @@ impl Session {
 
     /// Handles what the engine says.
     fn events(&mut self) -> Option<Turn> {
-        while let Some(event) = self.wire.engine.poll_event() {
+        if let Some(work) = self.release_held() {
+            return Some(Turn::Work(work));
+        }
+        while !self.is_slowed()
+            && let Some(event) = self.wire.engine.poll_event()
+        {
             let work = match event {
                 Event::Publish(request) => self.publish(request),
                 Event::Release { ticket, packet_id } => self.released(ticket, packet_id),
@@ -282,6 +301,12 @@ impl Session {
             return None;
         }
         letters.completions.into_iter().for_each(|completion| self.complete(completion));
+        if letters.limits {
+            if letters.review {
+                self.link.mailbox.ask_review();
+            }
+            return Some(Work::Limits);
+        }
         match (letters.review, letters.behind) {
             (true, _) => Some(Work::Review),
             (false, true) if !self.wire.engine.is_closed() => Some(Work::ReadQueue),
@@ -350,11 +375,13 @@ impl Session {
         if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
             self.rare = None;
         }
-        self.link.suspect_from(self.wire.engine.suspect_from());
+        // What is not read is not silent.
+        self.link.suspect_from(if held_up { None } else { self.wire.engine.suspect_from() });
         self.link.mailbox.rest();
         let heard = if held_up { None } else { self.wire.engine.poll_timeout() };
         let now = self.node.clock.monotonic();
-        let Some(due) = [heard, self.stalled_at(now)].into_iter().flatten().min() else { return };
+        let slowed_until = self.metering.as_ref().and_then(|metering| metering.held_until());
+        let Some(due) = [heard, self.stalled_at(now), slowed_until].into_iter().flatten().min() else { return };
         // One that fires early is set again then: while packets come, there is nothing to do for each of them.
         if self.timer.is_none_or(|(_, at)| at > due || at <= now) {
             self.cancel_timer();
@@ -382,6 +409,7 @@ impl Session {
                 self.wire.engine.unsubscribed(ticket, &codes);
             }
             Work::Review => self.review().await,
+            Work::Limits => self.relimit().await,
             Work::ReadQueue => self.read_queue().await,
             Work::ReadRetained => self.read_retained().await,
         }
@@ -389,6 +417,14 @@ impl Session {
 
     fn publish(&mut self, request: PublishRequest) -> Option<Work> {
         self.node.counters.received.increment(1);
+        match self.metering {
+            None => self.hand_on(request),
+            Some(_) => self.publish_limited(request),
+        }
+    }
+
+    /// Gives a message to the node.
+    pub(super) fn hand_on(&mut self, request: PublishRequest) -> Option<Work> {
         let completion = self.completion(&request);
         let gate = completion.map_or_else(Gate::open, |completion| Gate::new(&self.link.mailbox, completion));
         // Worth it only if more comes.
@@ -400,6 +436,13 @@ impl Session {
                 None
             }
             Taken::NotYet(request) => Some(Work::Publish(request)),
+        }
+    }
+
+    /// Answers a message that is not taken.
+    pub(super) fn refuse(&mut self, request: &PublishRequest, reason: ReasonCode) {
+        if let Some(completion) = self.completion(request) {
+            self.complete(completion.with(reason));
         }
     }
 

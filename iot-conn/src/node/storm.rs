@@ -4,13 +4,16 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use iot_core::{session::SessionId, time::Monotonic};
+use iot_core::{
+    rate::{Rate, Schedule},
+    session::SessionId,
+    time::Monotonic,
+};
 
 use super::Inner;
 use crate::{
     mqtt::{ReasonCode, server::Farewell},
     recent::Recent,
-    transport::Rate,
 };
 
 /// The longest that a client is asked to stay away. When so many wait already, the times are handed out from the beginning
@@ -20,43 +23,39 @@ pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// What part of the burst is for critical products alone.
 const RESERVED: u32 = 4;
 
-/// Lets clients in at a rate, and gives each that is sent away a time of its own to come back at.
-///
-/// The rate is kept as a virtual schedule (GCRA: ITU-T I.371, annex A). Clients of critical products have a quarter of the burst
-/// for themselves, so that they come first while the others wait.
+/// Lets clients in at a rate, and gives each that is sent away a time of its own to come back at. Clients of critical products
+/// have a quarter of the burst for themselves, so that they come first while the others wait.
 #[derive(Debug)]
 pub(crate) struct Admittance {
-    interval: Duration,
-    tolerance: Duration,
-    /// When the next client would come that keeps exactly to the rate.
-    due: Monotonic,
+    rate: Rate,
+    schedule: Schedule,
     /// The last time that was handed out.
     slot: Monotonic,
 }
 
 impl Admittance {
     pub(crate) fn new(rate: Rate) -> Self {
-        let interval = Duration::from_secs(1) / rate.per_s.max(1);
-        let tolerance = interval.saturating_mul(rate.burst.max(1) - 1);
-        Self { interval, tolerance, due: Monotonic::default(), slot: Monotonic::default() }
+        Self { rate, schedule: Schedule::default(), slot: Monotonic::default() }
     }
 
     /// Lets a client in, or answers how long it is to stay away.
     pub(crate) fn admit(&mut self, now: Monotonic, is_critical: bool) -> Result<(), Duration> {
-        let ahead = self.due.since(now);
-        let tolerance = if is_critical { self.tolerance } else { self.tolerance - self.tolerance / RESERVED };
-        if ahead > tolerance {
-            return Err(self.retry_after(now).max(ahead - tolerance));
+        let reserved = if is_critical { 0 } else { self.rate.burst.saturating_sub(1) / RESERVED };
+        let rate = Rate { burst: self.rate.burst - reserved, ..self.rate };
+        match self.schedule.wait(rate, now, 1) {
+            None | Some(Duration::ZERO) => {
+                self.schedule.take(rate, now, 1);
+                Ok(())
+            }
+            Some(wait) => Err(self.retry_after(now).max(wait)),
         }
-        self.due = self.due.max(now).plus(self.interval);
-        Ok(())
     }
 
     /// How long a client is to stay away that is sent away now: each a bit longer than the one before, so that they come back
     /// one by one.
     pub(crate) fn retry_after(&mut self, now: Monotonic) -> Duration {
-        let next = self.slot.max(now).plus(self.interval);
-        self.slot = if next.since(now) > RETRY_AFTER_MAX { now.plus(self.interval) } else { next };
+        let next = self.slot.max(now).plus(self.rate.time_of(1));
+        self.slot = if next.since(now) > RETRY_AFTER_MAX { now.plus(self.rate.time_of(1)) } else { next };
         self.slot.since(now)
     }
 }
@@ -120,6 +119,12 @@ impl Inner {
         self.take_overs.lock().unwrap_or_else(PoisonError::into_inner).delay(session, now)
     }
 
+    /// A time for a client that is sent away to come back at.
+    pub(crate) fn retry_after(&self) -> Duration {
+        let now = self.clock.monotonic();
+        self.admittance.lock().unwrap_or_else(PoisonError::into_inner).retry_after(now)
+    }
+
     /// What a client is told that is sent away for this reason.
     pub(crate) fn farewell(&self, reason: ReasonCode) -> Farewell {
         let comes_back = matches!(
@@ -132,8 +137,7 @@ impl Inner {
         if !comes_back {
             return Farewell::default();
         }
-        let now = self.clock.monotonic();
-        let retry_after = self.admittance.lock().unwrap_or_else(PoisonError::into_inner).retry_after(now);
+        let retry_after = self.retry_after();
         let server_reference = self.drain.server_reference.clone().filter(|_| reason == ReasonCode::UseAnotherServer);
         Farewell { retry_after: Some(retry_after), server_reference }
     }

@@ -46,9 +46,14 @@ impl Session {
         let mut codes = Vec::with_capacity(filters.len());
         let mut granted = Vec::new();
         let held = self.endpoint.subscriptions_len();
+        let limited = self.metering.as_ref().and_then(|metering| metering.subscriptions_max());
+        let max = limited.map_or(self.node.limits.subscriptions_max, |max| max.min(self.node.limits.subscriptions_max));
         for (filter, options) in filters {
             let full = full_filter(self.link.device.as_deref(), filter);
-            if held + granted.len() >= self.node.limits.subscriptions_max && !self.endpoint.has_subscription(&full) {
+            if held + granted.len() >= max && !self.endpoint.has_subscription(&full) {
+                if let Some(metering) = self.metering.as_ref().filter(|_| limited == Some(max)) {
+                    metering.subscription_refused();
+                }
                 codes.push(ReasonCode::QuotaExceeded);
                 continue;
             }

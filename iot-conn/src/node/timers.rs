@@ -29,7 +29,12 @@ impl Timers {
 
     #[cfg(all(test, feature = "device"))]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wheel.lock().unwrap_or_else(PoisonError::into_inner).len() == 0
+        self.len() == 0
+    }
+
+    #[cfg(all(test, feature = "device"))]
+    pub(crate) fn len(&self) -> usize {
+        self.wheel.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     pub(crate) fn cancel(&self, key: TimerKey) {

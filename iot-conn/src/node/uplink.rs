@@ -262,8 +262,17 @@ impl Inner {
         metrics::counter!("iot_publishes_refused_total", "reason" => "payload_invalid").increment(1);
         let detail = invalid.to_string();
         tracing::debug!(device = %device.id, topic = local, %detail, "payload refused");
-        let body = ErrorBody { topic: local.into(), code: "payload_invalid".into(), detail: detail.into() };
-        let payload = payload::encode(&body, device.encoding).into();
+        self.tell_error(
+            link,
+            device,
+            &ErrorBody { topic: local.into(), code: "payload_invalid".into(), detail: detail.into() },
+        );
+        ReasonCode::PayloadFormatInvalid
+    }
+
+    /// Tells a device what was refused of it, and why, as well as can be.
+    pub(crate) fn tell_error(&self, link: &Link, device: &DeviceContext, body: &ErrorBody<'_>) {
+        let payload = payload::encode(body, device.encoding).into();
         let message = self.own_message(&link.principal.tenant, &device.prefix, DeviceTopic::Error, payload, device);
         let outgoing = Outgoing {
             message,
@@ -275,7 +284,6 @@ impl Inner {
         if link.mailbox.post(outgoing, &Gate::open()) != Posted::Taken {
             self.counters.shed.increment(1);
         }
-        ReasonCode::PayloadFormatInvalid
     }
 
     /// A message of the cloud itself below a device.

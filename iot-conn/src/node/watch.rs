@@ -110,6 +110,7 @@ pub(crate) async fn run(node: Arc<Inner>, mut seen: Revision) {
                 if let Ok(revision) = node.stores.meta.revision().await {
                     seen = revision;
                     node.directory.invalidate_all();
+                    node.quotas_missed().await;
                     node.live.ring_all(revision);
                     node.announced.notify_one();
                     for endpoint in node.registry.all() {
@@ -138,6 +139,7 @@ async fn wait(inbox: &mut Option<Box<dyn iot_core::bus::Inbox>>) {
 async fn apply(node: &Inner, change: &Change) {
     for key in &change.keys {
         node.directory.invalidate(key);
+        node.quota_changed(key).await;
     }
     // The relay's own removals wake it once more: then it finds nothing.
     if change.keys.iter().any(|key| key.kind == Announcement::KIND) {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use iot_core::clock::Clock;
+use iot_core::{clock::Clock, rate::Rate};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Listener, Peer, Stream,
-    admission::{Admission, NETWORKS_MAX, Rate},
+    admission::{Admission, NETWORKS_MAX},
     hello::{Refused, hello},
     proxy::client_address,
     tls::{self, TlsStream},

@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use iot_core::{network::Network, time::Monotonic};
+use iot_core::{
+    network::Network,
+    rate::{Rate, Schedule},
+    time::Monotonic,
+};
 
 use crate::recent::Recent;
 
@@ -10,30 +14,16 @@ use crate::recent::Recent;
 /// forgotten: a stranger gains by that only by coming from as many networks.
 pub(super) const NETWORKS_MAX: usize = 65_536;
 
-/// A rate with room for a burst (GCRA: ITU-T I.371, annex A, as a virtual schedule).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a rate has no other part")]
-pub struct Rate {
-    /// In the long run, per second; at least 1.
-    pub per_s: u32,
-    /// At once, after a pause; at least 1.
-    pub burst: u32,
-}
-
 /// Counts new connections by network, in bounded memory, with a constant amount of work for each.
 #[derive(Debug)]
 pub(super) struct Admission {
-    interval: Duration,
-    tolerance: Duration,
-    /// When the next one would come that keeps exactly to the rate.
-    due: Recent<Network, Monotonic>,
+    rate: Rate,
+    networks: Recent<Network, Schedule>,
 }
 
 impl Admission {
     pub(super) fn new(rate: Rate, networks_max: usize) -> Self {
-        let interval = Duration::from_secs(1) / rate.per_s.max(1);
-        let tolerance = interval.saturating_mul(rate.burst.max(1) - 1);
-        Self { interval, tolerance, due: Recent::new(networks_max) }
+        Self { rate, networks: Recent::new(networks_max) }
     }
 
     /// Counts a connection, or answers when the next one may come. Loopback is not counted: whoever is on this machine has other
@@ -43,13 +33,15 @@ impl Admission {
             return Ok(());
         }
         let network = Network::of_customer(from);
-        let due = self.due.get(&network).copied().unwrap_or(now);
-        let wait = due.since(now);
-        if wait > self.tolerance {
-            return Err(wait.saturating_sub(self.tolerance));
+        let mut schedule = self.networks.get(&network).copied().unwrap_or_default();
+        match schedule.wait(self.rate, now, 1) {
+            None | Some(Duration::ZERO) => {
+                schedule.take(self.rate, now, 1);
+                self.networks.insert(network, schedule);
+                Ok(())
+            }
+            Some(wait) => Err(wait),
         }
-        self.due.insert(network, due.max(now).plus(self.interval));
-        Ok(())
     }
 }
 
@@ -100,7 +92,7 @@ mod tests {
         let mut admission = Admission::new(RATE, 10);
         for n in 0..1_000 {
             admission.admit(from(n), at(u64::from(n))).unwrap();
-            assert!(admission.due.iter().count() <= 10);
+            assert!(admission.networks.iter().count() <= 10);
         }
     }
 

@@ -12,12 +12,12 @@ mod websocket;
 use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use iot_core::network::Network;
+pub use iot_core::rate::Rate;
+use iot_core::{network::Network, quota::Quota};
 use tokio::net::TcpStream;
 
 pub use acceptor::AcceptorLimits;
 pub(crate) use acceptor::{Acceptor, Permit};
-pub use admission::Rate;
 pub use certificate::ServerCertificate;
 pub use stream::Stream;
 pub use tls::TlsStream;
@@ -45,13 +45,25 @@ pub struct Listener {
     /// PROXY protocol, version 2; the client's address is then the one in it. A connection from elsewhere is refused, since it could
     /// say anything. Empty: no balancer.
     pub balancers: Vec<Network>,
+    /// What all clients of the listener may take together; no limits by default. One that makes no [sense](Quota::check) is an error
+    /// when the listener is bound.
+    pub quota: Quota,
 }
 
 impl Listener {
     /// Plain MQTT for clients with credentials.
     #[must_use]
     pub fn new(name: &'static str, address: SocketAddr) -> Self {
-        Self { name, address, tls: None, websocket: false, http: None, anonymous: false, balancers: Vec::new() }
+        Self {
+            name,
+            address,
+            tls: None,
+            websocket: false,
+            http: None,
+            anonymous: false,
+            balancers: Vec::new(),
+            quota: Quota::default(),
+        }
     }
 }
 
@@ -100,6 +112,9 @@ impl Bound {
     pub fn adopt(sockets: Vec<(Listener, std::net::TcpListener)>) -> Result<Self, BindError> {
         let adopt = |(mut listener, socket): (Listener, std::net::TcpListener)| {
             let fail = |source| BindError { name: listener.name, address: listener.address, source };
+            if listener.quota != Quota::default() {
+                listener.quota.check().map_err(|invalid| fail(io::Error::new(io::ErrorKind::InvalidInput, invalid)))?;
+            }
             let address = socket.local_addr().map_err(fail)?;
             socket.set_nonblocking(true).map_err(fail)?;
             let socket = tokio::net::TcpListener::from_std(socket).map_err(fail)?;

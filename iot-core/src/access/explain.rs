@@ -161,6 +161,7 @@ impl Permission {
             Self::ManageAccounts => "manage_accounts",
             Self::ManageReleases => "manage_releases",
             Self::ManageWebhooks => "manage_webhooks",
+            Self::ManageQuotas => "manage_quotas",
             Self::ReadHome => "read_home",
             Self::ManageHome => "manage_home",
             Self::Bind => "bind",

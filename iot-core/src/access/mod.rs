@@ -146,6 +146,8 @@ pub enum Permission {
     ManageReleases,
     /// Register and remove webhooks.
     ManageWebhooks,
+    /// Limit what products, devices and users take.
+    ManageQuotas,
     /// See a home's name and members.
     ReadHome,
     /// Rename a home, invite members and guests and remove them.
@@ -168,7 +170,7 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission, for tables and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ReadDevice,
         Self::ReadState,
         Self::ReadTelemetry,
@@ -178,6 +180,7 @@ impl Permission {
         Self::ManageAccounts,
         Self::ManageReleases,
         Self::ManageWebhooks,
+        Self::ManageQuotas,
         Self::ReadHome,
         Self::ManageHome,
         Self::Bind,

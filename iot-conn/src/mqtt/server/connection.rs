@@ -193,7 +193,7 @@ impl Connection {
     /// Whether the caller is what holds the input up.
     fn is_stalled(&self) -> bool {
         let load = self.version.map_or(0, |version| self.inbound.load(version));
-        load >= usize::from(self.limits.receive_maximum.max(1)) || self.events_len() >= self.limits.events_max.max(1)
+        load >= usize::from(self.inbound.receive_maximum()) || self.events_len() >= self.limits.events_max.max(1)
     }
 
     /// Gives back the memory of buffers and tables that are empty: a connection of which nothing is heard needs none. Whatever
@@ -241,7 +241,7 @@ impl Connection {
 
     /// An inbound PUBREL is done: PUBCOMP is sent and the packet identifier is free.
     pub fn released(&mut self, ticket: Ticket) {
-        if let Some(packet_id) = self.inbound.released(ticket, &self.limits) {
+        if let Some(packet_id) = self.inbound.released(ticket) {
             self.send(&Packet::PubComp(Ack::new(packet_id, ReasonCode::Success)));
         }
     }
@@ -339,7 +339,7 @@ impl Connection {
     }
 
     pub(super) fn send_answers(&mut self) {
-        while let Some((kind, packet_id, reason)) = self.inbound.next_answer(&self.limits) {
+        while let Some((kind, packet_id, reason)) = self.inbound.next_answer() {
             let ack = Ack::new(packet_id, reason_for(kind, reason));
             self.send(&if kind == PacketKind::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
         }

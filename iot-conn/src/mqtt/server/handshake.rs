@@ -16,7 +16,7 @@ use super::event::{Cause, ConnectRequest, Event, Farewell, WillRequest};
 use super::inbound::Inbound;
 use super::outbound::Outbound;
 
-/// What the server grants. Packet size, receive maximum and topic alias maximum are those of the limits.
+/// What the server grants. Packet size and topic alias maximum are those of the limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "made by the caller")]
 pub struct Accepted {
@@ -29,6 +29,9 @@ pub struct Accepted {
     pub assigned_client_id: Option<String>,
     /// The keep alive that the client is to use instead of its own; MQTT 5 only.
     pub server_keep_alive_s: Option<u16>,
+    /// How many inbound messages of QoS 1 and 2 may be unfinished, if that is less than
+    /// [`ConnectionLimits::receive_maximum`](super::ConnectionLimits::receive_maximum) says; 0 counts as 1.
+    pub receive_maximum: Option<u16>,
     /// Inbound QoS 2 messages of the session that were received and whose PUBREL is to come.
     pub received: Vec<u16>,
 }
@@ -47,10 +50,16 @@ impl Connection {
         let keep_alive_s = server_keep_alive_s.unwrap_or(self.asked.keep_alive_s);
         self.keep_alive_s = keep_alive_s;
         self.heard = now;
-        self.inbound = Inbound::new(&self.limits, accepted.received);
+        self.inbound = Inbound::new(self.granted(&accepted), accepted.received);
         let inflight_max = self.limits.inflight_max.max(1);
         self.outbound = Outbound::new(self.asked.receive_maximum.map_or(inflight_max, |max| max.min(inflight_max)));
         self.phase = Phase::Online;
+    }
+
+    /// The receive maximum of this connection.
+    fn granted(&self, accepted: &Accepted) -> u16 {
+        let max = self.limits.receive_maximum;
+        accepted.receive_maximum.map_or(max, |granted| granted.min(max)).max(1)
     }
 
     /// The server's keep alive, if it is not the client's.
@@ -69,7 +78,7 @@ impl Connection {
         let properties: Vec<_> = [
             (session_expiry_s != self.asked.session_expiry_s)
                 .then_some(Property::SessionExpiryInterval(session_expiry_s)),
-            Some(Property::ReceiveMaximum(limits.receive_maximum.max(1))),
+            Some(Property::ReceiveMaximum(self.granted(accepted))),
             Some(Property::MaximumPacketSize(packet_bytes_max)),
             accepted.assigned_client_id.as_deref().map(Property::AssignedClientIdentifier),
             (limits.topic_alias_maximum > 0).then_some(Property::TopicAliasMaximum(limits.topic_alias_maximum)),

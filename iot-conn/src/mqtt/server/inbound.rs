@@ -15,6 +15,7 @@ use super::limits::ConnectionLimits;
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
     tickets: u64,
+    receive_maximum: u16,
     /// How many more messages an MQTT 5 client may send: its send quota, mirrored (MQTT 5 §4.9).
     quota: u16,
     /// Most clients are idle most of the time: these have none.
@@ -94,7 +95,7 @@ pub(super) enum ReleaseArrival {
 }
 
 impl Inbound {
-    pub(super) fn new(limits: &ConnectionLimits, received: Vec<u16>) -> Self {
+    pub(super) fn new(receive_maximum: u16, received: Vec<u16>) -> Self {
         let mut exchanges: Vec<_> = received
             .into_iter()
             .filter_map(PacketId::new)
@@ -103,7 +104,7 @@ impl Inbound {
         exchanges.sort_unstable_by_key(|exchange| exchange.packet_id);
         exchanges.dedup_by_key(|exchange| exchange.packet_id);
         let open = (!exchanges.is_empty()).then(|| Box::new(Open { exchanges, ..Open::default() }));
-        Self { tickets: 0, quota: limits.receive_maximum.max(1), open }
+        Self { tickets: 0, receive_maximum, quota: receive_maximum.max(1), open }
     }
 
     fn open(&mut self) -> &mut Open {
@@ -115,6 +116,11 @@ impl Inbound {
         if self.open.as_ref().is_some_and(|open| open.is_empty()) {
             self.open = None;
         }
+    }
+
+    /// How many messages may be unanswered.
+    pub(super) fn receive_maximum(&self) -> u16 {
+        self.receive_maximum.max(1)
     }
 
     /// What the caller has to answer before more is taken: all of it for 3.1.1, and for MQTT 5 what its send quota
@@ -197,8 +203,8 @@ impl Inbound {
         Ok(())
     }
 
-    fn give_quota(&mut self, limits: &ConnectionLimits) {
-        self.quota = self.quota.saturating_add(1).min(limits.receive_maximum.max(1));
+    fn give_quota(&mut self) {
+        self.quota = self.quota.saturating_add(1).min(self.receive_maximum());
     }
 
     /// The caller's answer to a message.
@@ -219,11 +225,11 @@ impl Inbound {
     }
 
     /// The next PUBACK or PUBREC whose turn it is.
-    pub(super) fn next_answer(&mut self, limits: &ConnectionLimits) -> Option<(PacketKind, PacketId, ReasonCode)> {
+    pub(super) fn next_answer(&mut self) -> Option<(PacketKind, PacketId, ReasonCode)> {
         let open = self.open.as_mut()?;
         if let Some(reason) = open.acks.front().and_then(|pending| pending.answer) {
             let pending = open.acks.pop_front()?;
-            self.give_quota(limits);
+            self.give_quota();
             return Some((PacketKind::PubAck, pending.packet_id, reason));
         }
         let reason = open.recs.front().and_then(|pending| pending.answer)?;
@@ -233,7 +239,7 @@ impl Inbound {
         } else if let Ok(at) = open.find(pending.packet_id) {
             if reason.is_error() {
                 open.exchanges.remove(at);
-                self.give_quota(limits);
+                self.give_quota();
             } else {
                 open.exchanges[at].stage = Stage::Received;
             }
@@ -258,12 +264,12 @@ impl Inbound {
     }
 
     /// The caller's answer to a PUBREL: the packet identifier to send the PUBCOMP for.
-    pub(super) fn released(&mut self, ticket: Ticket, limits: &ConnectionLimits) -> Option<PacketId> {
+    pub(super) fn released(&mut self, ticket: Ticket) -> Option<PacketId> {
         let open = self.open.as_mut()?;
         let at = open.exchanges.iter().position(|exchange| exchange.stage == Stage::Releasing(ticket.0))?;
         open.releasing -= 1;
         let packet_id = open.exchanges.remove(at).packet_id;
-        self.give_quota(limits);
+        self.give_quota();
         Some(packet_id)
     }
 

@@ -22,10 +22,12 @@ use iot_core::{
     home::MembershipBell,
     id::{DeviceId, NodeId, OwnershipEpoch, TenantId},
     message::{Message, QoS},
+    quota::{self, PutQuota, Quota, Scope, StoredQuota},
     session::{Position, SessionEpoch, SessionId},
     store::{
-        Batch, Closing, Committed, Due, Fenced, Key, MetaStoreExt, Offered, Opened, Opening, Publication as Stored,
-        Queued, Revision, SessionStore, Settlement, StoreError, StoredSession, StoredSubscription, Stores, Write,
+        Batch, Closing, Committed, Due, Fenced, Key, MetaStore, MetaStoreExt, Offered, Opened, Opening,
+        Publication as Stored, Queued, Revision, SessionStore, Settlement, StoreError, StoredSession,
+        StoredSubscription, Stores, Write,
     },
     time::{Monotonic, Timestamp},
 };
@@ -39,12 +41,13 @@ use tokio::{
 use tower::util::BoxCloneSyncService;
 
 use crate::{
+    bus::InProcess,
     mqtt::{
         ReasonCode,
         client::{Client as Engine, ClientOptions, Connected, Event, Publication, Received},
         packet::Subscription,
     },
-    node::{Authenticated, Builder, Node, ServeError},
+    node::{Authenticated, Builder, Hinting, Node, ServeError},
     transport::{Bound, Listener, listen},
 };
 
@@ -94,6 +97,22 @@ impl Cloud {
         memory: Arc<Memory>,
         build: impl FnOnce(Builder<Authenticated>) -> Builder<Authenticated>,
     ) -> Self {
+        Self::behind(memory.clone(), memory, Quota::default(), build).await
+    }
+
+    /// With a quota of the listener, and changes that are seen at once.
+    pub(super) async fn limited(memory: Arc<Memory>, quota: Quota) -> Self {
+        let bus = Arc::new(InProcess::default());
+        let meta = Arc::new(Hinting::new(memory.clone(), bus.clone()));
+        Self::behind(memory, meta, quota, |builder| builder.bus(bus)).await
+    }
+
+    async fn behind(
+        memory: Arc<Memory>,
+        meta: Arc<dyn MetaStore>,
+        quota: Quota,
+        build: impl FnOnce(Builder<Authenticated>) -> Builder<Authenticated>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::EPOCH.plus(Duration::from_secs(1_000_000))));
         let sessions = Arc::new(Failing {
             inner: memory.clone(),
@@ -102,7 +121,7 @@ impl Cloud {
             offers: AtomicU32::new(0),
             retained: AtomicUsize::new(0),
         });
-        let stores = Stores { meta: memory.clone(), telemetry: memory, sessions: sessions.clone() };
+        let stores = Stores { meta, telemetry: memory, sessions: sessions.clone() };
         let book = Arc::new(Book::default());
         for id in ["lamp", "door"] {
             // There already, if it is a restart.
@@ -113,7 +132,7 @@ impl Cloud {
             .limits(limits)
             .authenticate_with(authenticator(), book.clone());
         let node = build(node).build();
-        let listener = Listener { anonymous: true, ..Listener::new("mqtt", ([127, 0, 0, 1], 0).into()) };
+        let listener = Listener { anonymous: true, quota, ..Listener::new("mqtt", ([127, 0, 0, 1], 0).into()) };
         let (plain, narrow) = (listen(listener.address).unwrap(), listen(listener.address).unwrap());
         // Inherited by what it accepts: a frame of some size does not go out at once.
         socket2::SockRef::from(&narrow).set_send_buffer_size(4_096).unwrap();
@@ -168,6 +187,20 @@ impl Cloud {
         let bell = MembershipBell { tenant: tenant(), account: who.parse().unwrap(), at: self.clock.timestamp() };
         let batch = Batch { writes: vec![Write::put(&bell)], ..Batch::default() };
         assert!(self.node.stores().meta.commit_or_conflict(batch).await.unwrap());
+    }
+
+    /// Sets or removes a quota, and waits until the node has seen that.
+    pub(super) async fn limit(&self, scope: &str, quota: Option<Quota>) {
+        let (meta, changed) = (&*self.node.stores().meta, self.clock.timestamp());
+        let scope: Scope = scope.parse().unwrap();
+        match quota {
+            Some(quota) => {
+                let stored = StoredQuota { tenant: tenant(), scope, quota, changed };
+                assert_eq!(quota::put(meta, "test", &stored).await.unwrap(), PutQuota::Done);
+            }
+            None => assert!(quota::remove(meta, "test", &tenant(), &scope, changed).await.unwrap()),
+        }
+        self.settled().await;
     }
 
     pub(super) async fn sweep(&self) {

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod order;
+mod quotas;
 mod retained;
 mod sessions;
 mod shares;

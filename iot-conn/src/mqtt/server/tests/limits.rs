@@ -1,7 +1,7 @@
 //! Every bound, reached.
 
 use super::*;
-use crate::mqtt::{Subscribe, Subscription, server::Delivered};
+use crate::mqtt::{Sender, Subscribe, Subscription, codec::decode, server::Delivered};
 
 fn few(receive_maximum: u16) -> ConnectionLimits {
     ConnectionLimits { receive_maximum, ..limits() }
@@ -17,6 +17,43 @@ fn mqtt_5_3_3_4_7_more_messages_than_receive_maximum_are_a_violation() {
     assert_eq!(server.published().len(), 3);
     server.receive(&publish(QoS::AtLeastOnce, 3));
     server.assert_violated(ReasonCode::ReceiveMaximumExceeded);
+}
+
+#[test]
+fn a_receive_maximum_that_was_granted_holds_in_place_of_a_higher_one() {
+    for (granted, told) in [(Some(2), 2), (Some(0), 1), (Some(9), 3), (None, 3)] {
+        let accepted = Accepted { receive_maximum: granted, ..Accepted::default() };
+        let mut server = Server::new(Version::V5, few(3));
+        server.receive(&Packet::Connect(connect(Version::V5)));
+        server.events();
+        server.connection.accept(server.now, accepted);
+        let ack = server.connection.output().split();
+        let Ok(Packet::ConnAck(ack)) = decode(&ack, Version::V5, Sender::Server) else { panic!("no CONNACK") };
+        assert_eq!(ack.properties.receive_maximum(), Some(told));
+        // Given back and taken again, it is still the one that was granted.
+        server.receive(&publish(QoS::AtLeastOnce, 1));
+        let tickets = server.tickets();
+        server.connection.published(tickets[0], ReasonCode::Success);
+        server.connection.output().clear();
+        (1..=told).for_each(|packet_id| server.receive(&publish(QoS::AtLeastOnce, packet_id)));
+        assert_eq!(server.tickets().len(), usize::from(told));
+        server.receive(&publish(QoS::AtLeastOnce, told + 1));
+        server.assert_violated(ReasonCode::ReceiveMaximumExceeded);
+    }
+}
+
+#[test]
+fn a_3_1_1_client_is_not_read_beyond_the_receive_maximum_that_was_granted() {
+    let accepted = Accepted { receive_maximum: Some(1), ..Accepted::default() };
+    let mut server = Server::accepted(&connect(Version::V311), few(3), accepted);
+    server.receive(&publish(QoS::AtLeastOnce, 1));
+    server.receive(&publish(QoS::AtLeastOnce, 2));
+    let tickets = server.tickets();
+    assert_eq!(tickets.len(), 1);
+    assert!(server.connection.is_saturated() && !server.input.is_empty());
+    server.connection.published(tickets[0], ReasonCode::Success);
+    server.take();
+    assert_eq!(server.tickets().len(), 1, "the next is read once the first is answered");
 }
 
 #[test]
