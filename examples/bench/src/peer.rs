@@ -27,6 +27,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub(crate) struct Peer {
     pub(crate) client: Client,
     link: Link<Box<dyn Stream>>,
+    /// What its session is subscribed to.
+    filters: Vec<String>,
 }
 
 impl Peer {
@@ -54,7 +56,7 @@ impl Peer {
     ) -> Result<Self, BenchError> {
         let mut client = Client::new(options).map_err(|error| BenchError::Options(error.to_string()))?;
         let link = Link::open(stream, &mut client, clock);
-        let mut peer = Self { client, link };
+        let mut peer = Self { client, link, filters: Vec::new() };
         peer.until(|event| matches!(event, Event::Connected(_)).then_some(())).await?;
         Ok(peer)
     }
@@ -70,7 +72,10 @@ impl Peer {
             })
             .await?;
         match reasons.first() {
-            Some(reason) if !reason.is_error() => Ok(()),
+            Some(reason) if !reason.is_error() => {
+                self.filters.push(filter.to_owned());
+                Ok(())
+            }
             refused => Err(BenchError::Target(format!("the subscription was refused: {refused:?}"))),
         }
     }
@@ -95,8 +100,12 @@ impl Peer {
         }
     }
 
-    /// Says goodbye; what goes wrong then changes no result.
+    /// Says goodbye; what goes wrong then changes no result. Nothing is kept for a session that nobody comes back to.
     pub(crate) async fn close(mut self) {
+        let filters: Vec<&str> = self.filters.iter().map(String::as_str).collect();
+        if !filters.is_empty() && self.client.unsubscribe(&filters).is_ok() {
+            let _ = self.until(|event| matches!(event, Event::Unsubscribed { .. }).then_some(())).await;
+        }
         self.client.disconnect(ReasonCode::Success);
         let _ = timeout(Duration::from_secs(2), self.link.close(&mut self.client)).await;
     }
