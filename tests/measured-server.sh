@@ -10,7 +10,9 @@ start_server() {
     mqtt=$(grep -oE 'mqtt://127[0-9.:]+' "$folder/banner" | head -1)
     mqtts=$(grep -oE 'mqtts://127[0-9.:]+' "$folder/banner" | head -1 | cut -c9-)
     local password
-    password=$(grep -oE "admin:[a-z0-9]+" "$folder/banner" | head -1 | cut -d: -f2)
+    # Once in the life of a data folder.
+    password=$(grep -oE "admin:[a-z0-9]+" "$folder/banner" | head -1 | cut -d: -f2 || true)
+    [[ -n $password ]] || return 0
     IOT_TOKEN=$(curl -fsS -u "admin:$password" -H 'Accept: text/plain' -X POST "$http/v1/sign-in")
     export IOT_TOKEN
 }

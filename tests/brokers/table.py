@@ -1,24 +1,11 @@
 """Makes the table of tests/broker-figures from what the benchmarks printed."""
 
-import json
 import pathlib
-import statistics
 import sys
 
+from cells import at, cell, lost
+
 folder, brokers = pathlib.Path(sys.argv[1]), sys.argv[2:]
-
-
-def at(path):
-    def value(run):
-        for key in path.split("."):
-            run = run[key]
-        return run
-
-    return value
-
-
-def lost(run):
-    return f'{run["lost"]} / {run["duplicates"]} / {run["out_of_order"]}'
 
 
 def megabytes(run):
@@ -48,20 +35,7 @@ ROWS += [
 ]
 
 
-def cell(broker, name, value):
-    file = folder / f"{broker}.{name}"
-    lines = file.read_text().splitlines() if file.exists() else []
-    values = [value(json.loads(line)) for line in lines]
-    if not values:
-        return "failed"
-    if isinstance(values[0], str):
-        return ", ".join(sorted(set(values)))
-    low, middle, high = min(values), statistics.median(values), max(values)
-    number = (lambda x: f"{x:,.0f}") if high >= 100 else (lambda x: f"{x:g}")
-    return number(middle) if low == high else f"{number(middle)} ({number(low)}–{number(high)})"
-
-
 print("| |", " | ".join(brokers), "|")
 print("|---" * (len(brokers) + 1) + "|")
 for title, name, value in ROWS:
-    print("|", title, "|", " | ".join(cell(broker, name, value) for broker in brokers), "|")
+    print("|", title, "|", " | ".join(cell(folder / f"{broker}.{name}", value) for broker in brokers), "|")
