@@ -120,6 +120,12 @@ impl Client {
         matches!(self.phase, Phase::Online(_))
     }
 
+    /// How many QoS 2 messages of the session were received and not released: their identifiers cannot be used for others.
+    #[must_use]
+    pub fn unreleased(&self) -> usize {
+        self.received.len()
+    }
+
     /// How many messages wait to be sent or to be acknowledged.
     #[must_use]
     pub fn unpublished(&self) -> usize {

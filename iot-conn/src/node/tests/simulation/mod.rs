@@ -471,6 +471,13 @@ impl World {
         let dropped = self.dropped.count("queue_full");
         let promises = self.oracle.complete(dropped);
         self.oracle.complete_shared(&self.group.clone());
+        for party in &self.parties {
+            // Who forgets to release a message loses another, but only when its identifier comes again.
+            let unreleased = party.engine.unreleased();
+            if unreleased > 0 {
+                self.oracle.complain(format!("party {}: {unreleased} messages were never released", party.who));
+            }
+        }
         let mut wills = 0;
         if !self.oracle.short_queues {
             for mortal in &self.mortals {
