@@ -23,6 +23,9 @@ pub struct Limits {
     pub retained_max: usize,
     /// The most bytes of these; one message may go beyond. What would make them more is refused with "quota exceeded".
     pub retained_bytes_max: usize,
+    /// The most sessions of a node, connected or not. Who has none yet is refused with "quota exceeded" then; those that come at the same
+    /// time may go beyond it by one each.
+    pub sessions_max: usize,
     /// The longest that a session outlives its connection, in seconds.
     pub session_expiry_s_max: u32,
     /// The most values in one telemetry sample.
@@ -46,6 +49,7 @@ impl Default for Limits {
             queue_bytes_max: 64 * 1024 * 1024,
             retained_max: 100_000,
             retained_bytes_max: 256 * 1024 * 1024,
+            sessions_max: 1_000_000,
             session_expiry_s_max: 7 * 24 * 3_600,
             values_max: 64,
             samples_max: 100,

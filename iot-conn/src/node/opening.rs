@@ -180,6 +180,9 @@ impl Opening {
         });
         let session = session_of(&principal, assigned.as_deref().unwrap_or(&request.client_id));
         self.wait_for_turn(&session).await?;
+        if node.registry.len() >= node.limits.sessions_max && node.registry.get(&session).is_none() {
+            return Err(ReasonCode::QuotaExceeded.into());
+        }
         loop {
             let endpoint = node.registry.get_or_insert(&session);
             let opening = endpoint.opening.lock().await;

@@ -1,7 +1,14 @@
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use iot_core::message::{Properties, QoS};
+use iot_core::{
+    limits::Limits,
+    message::{Properties, QoS},
+};
+use iot_store::{StoreLimits, memory::Memory};
 
 use super::cloud::{Cloud, lasting, options, until};
 use crate::mqtt::{
@@ -43,6 +50,28 @@ async fn nothing_is_left_when_all_have_left() {
     let inner = &cloud.node.inner;
     until("all to be gone", || cloud.node.sessions_len() == 0 && inner.router.is_empty()).await;
     assert!(inner.registry.has_no_dependants());
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn sessions_that_nobody_comes_back_to_do_not_fill_the_node() {
+    let limits = Limits { sessions_max: 2, ..Limits::default() };
+    let cloud = Cloud::with(Arc::new(Memory::new(StoreLimits::default())), |builder| builder.limits(limits)).await;
+    for id in ["a", "b"] {
+        let mut kept = cloud.offline(lasting("app-a", id));
+        kept.connect().await;
+        kept.cut();
+    }
+    let mut third = cloud.offline(lasting("app-a", "c"));
+    let Event::Refused(refused) = third.try_connect().await else { panic!("there is room for two") };
+    assert_eq!(refused.reason, ReasonCode::QuotaExceeded);
+    assert!(refused.retry_after.is_some_and(|after| after >= Duration::from_secs(30)));
+    assert_eq!(cloud.node.sessions_len(), 2, "who is refused leaves nothing behind");
+    let mut known = cloud.offline(ClientOptions { clean_start: true, session_expiry_s: 0, ..lasting("app-a", "a") });
+    known.connect().await;
+    known.leave(ReasonCode::Success).await;
+    until("its session to be gone", || cloud.node.sessions_len() == 1).await;
+    third.connect().await;
     cloud.stop().await;
 }
 
