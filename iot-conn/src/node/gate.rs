@@ -83,6 +83,14 @@ impl Part {
         Self(Some(Arc::new(Shared::new(sender, completion))))
     }
 
+    /// One more part of the same.
+    pub(crate) fn another(&self) -> Self {
+        if let Some(shared) = &self.0 {
+            shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        }
+        Self(self.0.clone())
+    }
+
     /// This part is done; the highest reason of all parts is told to the sender.
     pub(crate) fn finish(self, reason: ReasonCode) {
         if let Some(shared) = self.0

@@ -11,7 +11,7 @@ use iot_core::{
     session::Position,
 };
 
-use super::gate::{Gate, Part};
+use super::gate::Part;
 use crate::{
     mqtt::{ReasonCode, server::Ticket},
     router::Identifiers,
@@ -224,9 +224,9 @@ impl Mailbox {
         Posted::Taken
     }
 
-    /// A routed message for a session that is not stored. If the subscriber has fallen behind, the gate waits until it has
-    /// caught up.
-    pub(crate) fn post(&self, outgoing: Outgoing, gate: &Gate<'_>) -> Posted {
+    /// A routed message for a session that is not stored. If the subscriber has fallen behind, its sender's gate waits with one part
+    /// more until it has caught up.
+    pub(crate) fn post(&self, outgoing: Outgoing, part: impl FnOnce() -> Part) -> Posted {
         let mut state = self.state();
         if state.closed {
             return Posted::Closed;
@@ -243,7 +243,7 @@ impl Mailbox {
         }
         queues.push_data(outgoing);
         if full {
-            queues.waiting.push(gate.part());
+            queues.waiting.push(part());
         }
         wake(state);
         Posted::Taken

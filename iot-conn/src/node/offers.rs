@@ -7,7 +7,7 @@ use iot_core::{
 };
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Link},
     gate::Part,
     mailbox::{Kind, Outgoing},
     plane::Plane,
@@ -24,6 +24,8 @@ pub(crate) const OFFERS_PRESSED: usize = 16_384;
 pub(crate) struct Offer {
     pub(crate) message: Message,
     pub(crate) to: Vec<(Arc<Endpoint>, Target)>,
+    /// Whose sessions are not stored, and who still get it after it is.
+    pub(crate) passing: Vec<(Arc<Link>, Outgoing)>,
     pub(crate) received: Option<(SessionId, SessionEpoch, u16)>,
     pub(crate) part: Part,
 }
@@ -84,6 +86,10 @@ fn hand_out(offer: Offer, offered: &Offered) {
             }
             _ => {}
         }
+    }
+    for (link, outgoing) in offer.passing {
+        // Of QoS 2, which is not shed.
+        let _posted = link.mailbox.post(outgoing, || offer.part.another());
     }
     offer.part.finish(reason);
 }

@@ -276,7 +276,7 @@ impl Session {
             Target { session: self.endpoint.session.clone(), qos, retain: true, identifiers: identifiers.to_vec() };
         let message = Message { retain: false, ..message };
         let to = vec![(self.endpoint.clone(), target)];
-        self.node.offers.push(Offer { message, to, received: None, part: Gate::open().part() });
+        self.node.offers.push(Offer { message, to, passing: Vec::new(), received: None, part: Gate::open().part() });
     }
 }
 

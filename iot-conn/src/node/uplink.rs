@@ -281,7 +281,7 @@ impl Inner {
             identifiers: Identifiers::default(),
             kind: Kind::Passing,
         };
-        if link.mailbox.post(outgoing, &Gate::open()) != Posted::Taken {
+        if link.mailbox.post(outgoing, || Gate::open().part()) != Posted::Taken {
             self.counters.shed.increment(1);
         }
     }
@@ -330,7 +330,7 @@ impl Inner {
             }
         };
         let count = matches.len();
-        let mut to = Vec::new();
+        let (mut to, mut passing) = (Vec::new(), Vec::new());
         for matched in matches {
             let endpoint = &matched.handle;
             let qos = matched.qos.min(message.qos);
@@ -341,7 +341,10 @@ impl Inner {
                     let message = message.clone();
                     let identifiers = matched.identifiers.clone();
                     let outgoing = Outgoing { message, qos, retain, identifiers, kind: Kind::Passing };
-                    if link.mailbox.post(outgoing, gate) == Posted::Shed {
+                    // What comes again if the node ends before it knows that it has it must not be with anybody before.
+                    if received.is_some() && qos == QoS::ExactlyOnce {
+                        passing.push((link, outgoing));
+                    } else if link.mailbox.post(outgoing, || gate.part()) == Posted::Shed {
                         self.counters.shed.increment(1);
                     }
                 }
@@ -354,7 +357,7 @@ impl Inner {
             }
         }
         if !to.is_empty() || message.retain || received.is_some() {
-            self.offers.push(Offer { message, to, received, part: gate.part() });
+            self.offers.push(Offer { message, to, passing, received, part: gate.part() });
         }
         count
     }

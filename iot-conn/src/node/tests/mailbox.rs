@@ -80,7 +80,7 @@ const DONE: Completion = Completion::Release { packet_id: 1, tag: 1 };
 
 fn post(to: &Mailbox, from: &Arc<Mailbox>, qos: QoS) -> Posted {
     let gate = Gate::new(from, DONE);
-    let posted = to.post(passing("x", qos), &gate);
+    let posted = to.post(passing("x", qos), || gate.part());
     if let Some(done) = gate.finish(ReasonCode::Success) {
         from.complete(done);
     }
@@ -89,14 +89,14 @@ fn post(to: &Mailbox, from: &Arc<Mailbox>, qos: QoS) -> Posted {
 
 fn fill(mailbox: &Mailbox, count: usize) {
     for _ in 0..count {
-        assert_eq!(mailbox.post(passing("x", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
+        assert_eq!(mailbox.post(passing("x", QoS::AtLeastOnce), || Gate::open().part()), Posted::Taken);
     }
 }
 
 #[test]
 fn control_goes_before_data() {
     let mailbox = mailbox();
-    assert_eq!(mailbox.post(passing("data", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("data", QoS::AtLeastOnce), || Gate::open().part()), Posted::Taken);
     mailbox.post_queued(queued(1));
     assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
     assert_eq!(texts(&mailbox, true), ["control", "data", "1"]);
@@ -106,8 +106,8 @@ fn control_goes_before_data() {
 fn without_a_window_only_quality_0_goes() {
     let mailbox = mailbox();
     assert_eq!(mailbox.post_control(command("control")), Posted::Taken);
-    assert_eq!(mailbox.post(passing("quick", QoS::AtMostOnce), &Gate::open()), Posted::Taken);
-    assert_eq!(mailbox.post(passing("safe", QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("quick", QoS::AtMostOnce), || Gate::open().part()), Posted::Taken);
+    assert_eq!(mailbox.post(passing("safe", QoS::AtLeastOnce), || Gate::open().part()), Posted::Taken);
     assert_eq!(texts(&mailbox, false), ["quick"]);
     assert_eq!(texts(&mailbox, true), ["control", "safe"]);
 }
@@ -116,7 +116,7 @@ fn without_a_window_only_quality_0_goes() {
 fn what_is_put_back_is_the_next() {
     let mailbox = mailbox();
     for text in ["a", "b"] {
-        assert_eq!(mailbox.post(passing(text, QoS::AtLeastOnce), &Gate::open()), Posted::Taken);
+        assert_eq!(mailbox.post(passing(text, QoS::AtLeastOnce), || Gate::open().part()), Posted::Taken);
         assert_eq!(mailbox.post_control(command(text)), Posted::Taken);
     }
     (1..=2).for_each(|n| mailbox.post_queued(queued(n)));
@@ -374,9 +374,9 @@ fn properties_take_room_as_payloads_do() {
     // As many as fit into a packet.
     let user = vec![(String::new(), String::new()); 50_000];
     bomb.message.properties = Some(Arc::new(Properties { user, ..Properties::default() }));
-    assert_eq!(mailbox.post(bomb.clone(), &Gate::open()), Posted::Taken);
+    assert_eq!(mailbox.post(bomb.clone(), || Gate::open().part()), Posted::Taken);
     assert!(!mailbox.has_room());
-    assert_eq!(mailbox.post(bomb, &Gate::open()), Posted::Shed);
+    assert_eq!(mailbox.post(bomb, || Gate::open().part()), Posted::Shed);
     assert!(mailbox.next(true).is_some() && mailbox.has_room());
 }
 
@@ -410,7 +410,7 @@ fn a_small_message_that_waits_keeps_no_read_alive() {
     let mut reads = Vec::new();
     for position in 0..100 {
         let (read, data) = of_a_read(Kind::Passing, QoS::AtMostOnce);
-        assert_eq!(mailbox.post(data, &Gate::open()), Posted::Taken);
+        assert_eq!(mailbox.post(data, || Gate::open().part()), Posted::Taken);
         reads.push(read);
         let queued = Kind::Queued { position: Position(position + 1), released: false, dup: false };
         let (read, queued) = of_a_read(queued, QoS::AtLeastOnce);

@@ -260,8 +260,8 @@ impl Party {
                 oracle.complain(format!("party {} found a session that it never had", self.who));
             }
         } else {
-            // What came last may have been under way for a while.
-            let expired = |heard: Monotonic| now.since(heard).as_secs() + 3 >= u64::from(self.expiry_s);
+            // What came last may have been under way for a while, and then have waited for a client that read nothing.
+            let expired = |heard: Monotonic| now.since(heard).as_secs() + 9 >= u64::from(self.expiry_s);
             if self.is_persistent() && self.heard.is_some_and(|heard| !expired(heard)) {
                 oracle.complain(format!("party {}: its session was lost before it expired", self.who));
             }
