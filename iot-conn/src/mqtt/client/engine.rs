@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use iot_core::time::Monotonic;
 
 use super::event::{Cause, Connected, Event, Received, Refused, Token};
+use super::lease::Lease;
 use super::options::{ClientOptions, InvalidOptions, Publication, PublishError, RequestError};
 use super::outbound::{Outbound, PacketIds, Recorded, ServerLimits};
 use crate::mqtt::{
@@ -39,6 +40,9 @@ pub struct Client {
     options: ClientOptions,
     assigned_client_id: Option<String>,
     was_connected: bool,
+    lease: Lease,
+    /// Whether the present connection asked for a clean start.
+    starts_clean: bool,
     phase: Phase,
     /// The latest time that the engine was told.
     now: Monotonic,
@@ -103,6 +107,8 @@ impl Client {
             options,
             assigned_client_id: None,
             was_connected: false,
+            lease: Lease::default(),
+            starts_clean: false,
             phase: Phase::Offline,
             now: Monotonic::ZERO,
             ids: PacketIds::default(),
@@ -139,9 +145,11 @@ impl Client {
         self.now = now;
         self.forget_requests();
         self.output.clear();
+        self.starts_clean = self.options.clean_start && (self.options.version == Version::V311 || !self.was_connected)
+            || self.lease.is_over(now, self.options.response_timeout * 2);
         let client_id = self.assigned_client_id.as_deref().unwrap_or(&self.options.client_id);
         self.options
-            .write_connect(client_id, self.starts_clean(), &mut self.output)
+            .write_connect(client_id, self.starts_clean, &mut self.output)
             .expect("the options were encoded by `new`, and an assigned identifier was a field of a packet");
         self.phase = Phase::Connecting { deadline: now.plus(self.options.response_timeout) };
     }
@@ -320,7 +328,10 @@ impl Client {
                     _ => Err(DecodeError::protocol("the server's first packet is a CONNACK [MQTT-3.2.0-1]")),
                 };
             }
-            Phase::Online(link) => link.last_received = self.now,
+            Phase::Online(link) => {
+                link.last_received = self.now;
+                self.lease.heard(self.now);
+            }
         }
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish, frame),
@@ -381,7 +392,7 @@ impl Client {
             }));
             return Ok(());
         }
-        if ack.session_present && self.starts_clean() {
+        if ack.session_present && self.starts_clean {
             return Err(DecodeError::protocol("no session is present after a clean start [MQTT-3.2.2-2]"));
         }
         let assigned_client_id = properties.assigned_client_identifier().map(str::to_owned);
@@ -391,11 +402,15 @@ impl Client {
         let keep_alive_s = properties.server_keep_alive().unwrap_or(self.options.keep_alive_s);
         self.phase = Phase::Online(Link::new(ack, &self.options, keep_alive_s, self.now));
         self.was_connected = true;
+        let session_expiry_s = properties.session_expiry_interval().unwrap_or(self.options.session_expiry_s);
+        if self.options.version == Version::V5 {
+            self.lease.granted(self.now, session_expiry_s);
+        }
         self.events.push_back(Event::Connected(Connected {
             session_present: ack.session_present,
             assigned_client_id,
             keep_alive_s,
-            session_expiry_s: properties.session_expiry_interval().unwrap_or(self.options.session_expiry_s),
+            session_expiry_s,
         }));
         if ack.session_present {
             self.outbound.resume();
@@ -522,10 +537,6 @@ impl Client {
         if let Phase::Online(link) = &mut self.phase {
             link.requests.drain(..).for_each(|request| self.ids.release(request.packet_id));
         }
-    }
-
-    fn starts_clean(&self) -> bool {
-        self.options.clean_start && (self.options.version == Version::V311 || !self.was_connected)
     }
 
     fn token(&mut self) -> Token {

@@ -36,6 +36,7 @@
 
 mod engine;
 mod event;
+mod lease;
 mod options;
 mod outbound;
 

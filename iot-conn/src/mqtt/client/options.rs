@@ -22,7 +22,9 @@ pub struct ClientOptions {
     /// Whether the first connection discards a session that the server may have; false by default. In MQTT 5 later
     /// connections continue the session; in 3.1.1 a clean session ends with its connection, so all are clean.
     pub clean_start: bool,
-    /// How long the session is to outlive the connection, in seconds; one hour by default. Not sent in 3.1.1.
+    /// How long the session is to outlive the connection, in seconds; one hour by default. Not sent in 3.1.1. A client that comes
+    /// back when the server may have let it go, or shortly before, asks for a clean start, and learns it by
+    /// [`Connected::session_present`](super::Connected::session_present).
     pub session_expiry_s: u32,
     /// The longest silence before the client says that it is there, in seconds; 0 turns it off, 60 by default.
     pub keep_alive_s: u16,
