@@ -37,6 +37,7 @@
 mod engine;
 mod event;
 mod lease;
+mod link;
 mod options;
 mod outbound;
 
