@@ -182,10 +182,12 @@ impl Party {
         let link = self.link.as_ref()?;
         if now >= self.asleep_until {
             link.receive(&mut self.input);
-            if self.engine.is_connected() && !self.input.is_empty() {
+            let (was_online, had) = (self.engine.is_connected(), self.input.len());
+            self.engine.handle_input(now, &mut self.input);
+            // Part of a packet tells a client nothing.
+            if was_online && self.input.len() < had {
                 self.heard = Some(now);
             }
-            self.engine.handle_input(now, &mut self.input);
             self.events(now, oracle);
         }
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
