@@ -122,7 +122,7 @@ async fn offer(store: &Postgres, task: usize, name: &str) -> Result<Vec<Fact>, S
     let target = Target { session, qos: QoS::AtLeastOnce, retain: false, identifiers: Vec::new() };
     let publication = Publication { message: message(name), to: vec![target], received: None };
     let offered: Vec<Offered> = store.offer(&[publication]).await?;
-    let [Placed::At(position)] = offered[0].placed[..] else { panic!("{offered:?}") };
+    let [Placed::At(_, position)] = offered[0].placed[..] else { panic!("{offered:?}") };
     Ok(vec![("message", format!("{task} {name}"), position.0)])
 }
 

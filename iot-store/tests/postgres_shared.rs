@@ -62,7 +62,7 @@ async fn a_session_taken_over_by_another_store_fences_the_first() {
     let (first, second) = (open(&settings).await, open(&settings).await);
     let former = first.open(opening("s")).await.unwrap().epoch;
     let placed = first.offer(&[publication(&["s"], None)]).await.unwrap();
-    assert_eq!(placed[0].placed, [Placed::At(Position(1))]);
+    assert_eq!(placed[0].placed, [Placed::At(former, Position(1))]);
     let taken = second.open(opening("s")).await.unwrap();
     assert!(taken.epoch > former && taken.resumed.is_some());
 

@@ -70,8 +70,11 @@ fn hand_out(offer: Offer, offered: &Offered) {
     }
     for ((endpoint, target), placed) in offer.to.into_iter().zip(&offered.placed) {
         match placed {
-            Placed::At(position) => {
-                let Some(link) = endpoint.link().filter(|link| link.persistent) else { continue };
+            Placed::At(epoch, position) => {
+                // A later opening reads it from the store, or has a new session, which it is not for.
+                let Some(link) = endpoint.link().filter(|link| link.persistent && link.epoch == *epoch) else {
+                    continue;
+                };
                 link.mailbox.post_queued(Outgoing {
                     message: offer.message.clone(),
                     qos: target.qos,
@@ -87,7 +90,9 @@ fn hand_out(offer: Offer, offered: &Offered) {
             _ => {}
         }
     }
-    for (link, outgoing) in offer.passing {
+    // The sender's next connection sends it again if it was not this one's to send.
+    let passing = offer.passing.into_iter().filter(|_| !offered.superseded);
+    for (link, outgoing) in passing {
         // Of QoS 2, which is not shed.
         let _posted = link.mailbox.post(outgoing, || offer.part.another());
     }

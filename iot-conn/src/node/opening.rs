@@ -257,9 +257,6 @@ impl Opening {
             }
         };
         let session_present = resumed.is_some();
-        if !session_present {
-            node.unsubscribe_all(&endpoint);
-        }
         let resumed = resumed.unwrap_or_default();
         for subscription in &resumed.subscriptions {
             if !endpoint.has_subscription(&subscription.filter) {
@@ -405,6 +402,29 @@ pub(crate) async fn context_of(
     Ok(Some((Box::new(context), is_critical)))
 }
 
+/// While it is there, nothing more is stored for the session, which is about to be discarded. Without [`done`](Self::done) it is as
+/// it was.
+struct Discarding<'a>(Option<&'a Endpoint>);
+
+impl<'a> Discarding<'a> {
+    fn of(endpoint: &'a Endpoint) -> Self {
+        endpoint.set_stored(false);
+        Self(Some(endpoint))
+    }
+
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Discarding<'_> {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.0 {
+            endpoint.set_stored(true);
+        }
+    }
+}
+
 async fn take(
     node: &Inner,
     endpoint: &Endpoint,
@@ -414,11 +434,15 @@ async fn take(
     will: Option<&Will>,
 ) -> Result<(SessionEpoch, Option<store::Resumed>), StoreError> {
     if !persistent && !endpoint.is_stored() {
+        node.unsubscribe_all(endpoint);
         return Ok((node.next_epoch(), None));
     }
-    if endpoint.is_stored() && !request.clean_start {
+    let was_stored = endpoint.is_stored();
+    let discarding = (was_stored && request.clean_start).then(|| Discarding::of(endpoint));
+    if was_stored {
         // What the former connection has received with QoS 2 and handed on is remembered with the session only once it is stored;
-        // before, the client's repetition of it would be taken for a new message.
+        // before, the client's repetition of it would be taken for a new message. And what is for a session that is discarded
+        // would be put into the next.
         let stored = tokio::time::timeout(STORED_MAX, node.offers.flushed()).await;
         stored.map_err(|late| StoreError::Unavailable { backend: "sessions", source: Box::new(late) })?;
     }
@@ -435,6 +459,10 @@ async fn take(
             at: node.clock.timestamp(),
         })
         .await?;
+    if opened.resumed.is_none() {
+        node.unsubscribe_all(endpoint);
+    }
+    discarding.into_iter().for_each(Discarding::done);
     endpoint.set_stored(persistent);
     // The session is taken: what fails from here on must not leave it without a connection.
     if let Some(will) = opened.will

@@ -348,7 +348,7 @@ impl Inner {
                         self.counters.shed.increment(1);
                     }
                 }
-                None if qos == QoS::AtMostOnce || !endpoint.is_stored() => {}
+                _ if qos == QoS::AtMostOnce || !endpoint.is_stored() => {}
                 _ => {
                     let identifiers = matched.identifiers.to_vec();
                     let target = Target { session: endpoint.session.clone(), qos, retain, identifiers };

@@ -113,8 +113,8 @@ pub struct Publication {
     /// To whom.
     pub to: Vec<Target>,
     /// The sender's session and packet id, for QoS 2 from a persistent session: remembered until PUBREL.
-    /// If this epoch is not the session's, the publication is not carried out and every target is [`Placed::Gone`]: the
-    /// client will send it again to the session's present owner.
+    /// If this epoch is not the session's, the publication is not carried out ([`Offered::superseded`]) and every target is
+    /// [`Placed::Gone`]: the client will send it again to the session's present owner.
     pub received: Option<(SessionId, SessionEpoch, u16)>,
 }
 
@@ -122,8 +122,9 @@ pub struct Publication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Placed {
-    /// It waits here.
-    At(Position),
+    /// It waits here, in the session as it was opened last. A later opening that resumes it finds it there; one that does not
+    /// counts positions anew.
+    At(SessionEpoch, Position),
     /// The queue is full; this message does not reach this session.
     Full,
     /// There is no such session any more.
@@ -138,6 +139,16 @@ pub struct Offered {
     /// Whether the retained message was refused because the tenant has too many that had not expired when this one was
     /// published, or too many bytes of them.
     pub retained_full: bool,
+    /// The sender's session has another owner by now, and nothing was done.
+    pub superseded: bool,
+}
+
+impl Offered {
+    /// What becomes of a publication whose sender's session has another owner by now.
+    #[must_use]
+    pub fn superseded(publication: &Publication) -> Self {
+        Self { placed: vec![Placed::Gone; publication.to.len()], retained_full: false, superseded: true }
+    }
 }
 
 /// A message that waits for a session.

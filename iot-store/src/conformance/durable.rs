@@ -211,7 +211,7 @@ pub async fn counters_go_on(backend: &mut dyn Backend) {
     let _ = stores.telemetry.maintain(Timestamp::MAX, &Policies::default()).await.unwrap();
     let epoch = open(&stores.sessions, "s").await.epoch;
     let placed = offer(&stores.sessions, publication("x", &["s"])).await.placed[0];
-    let Placed::At(position) = placed else { panic!("{placed:?}") };
+    let Placed::At(_, position) = placed else { panic!("{placed:?}") };
     let finished = Settlement { session: session("s"), epoch, step: Settled::Finished(position) };
     stores.sessions.settle(&[finished]).await.unwrap();
     let gone = open(&stores.sessions, "gone").await.epoch;
@@ -221,6 +221,7 @@ pub async fn counters_go_on(backend: &mut dyn Backend) {
     let stores = backend.open().await;
     let later = stores.telemetry.append(&node("n"), &[sample(&s, at(1), "m", Value::Int(1))]).await.unwrap()[0];
     assert!(later > sequence);
-    assert_eq!(offer(&stores.sessions, publication("x", &["s"])).await.placed, [Placed::At(Position(position.0 + 1))]);
+    let next = Placed::At(epoch, Position(position.0 + 1));
+    assert_eq!(offer(&stores.sessions, publication("x", &["s"])).await.placed, [next]);
     assert!(open(&stores.sessions, "gone").await.epoch > gone);
 }

@@ -175,6 +175,7 @@ macro_rules! conformance {
             finished_released_and_forgotten_are_kept,
             steps_of_an_old_epoch_are_ignored,
             positions_grow_also_when_the_queue_is_empty,
+            a_message_is_placed_with_the_epoch_of_its_session,
             a_message_is_shared_until_the_last_has_it,
             a_session_named_twice_gets_it_twice,
             a_publication_of_a_former_owner_is_not_carried_out,

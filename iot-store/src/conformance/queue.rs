@@ -76,7 +76,7 @@ pub async fn a_full_queue_refuses_and_takes_again(store: &Store) {
     }
     let placed = offer(store, publication("more", &["s", "t"])).await.placed;
     assert_eq!(placed[0], Placed::Full);
-    assert!(matches!(placed[1], Placed::At(_)));
+    assert!(matches!(placed[1], Placed::At(..)));
     let many: Vec<Publication> = (0..LIMITS.queue_messages_max + 1).map(|_| publication("t", &["t"])).collect();
     let full = store.offer(&many).await.unwrap();
     assert_eq!(full.iter().filter(|offered| offered.placed == [Placed::Full]).count(), 2);
@@ -106,7 +106,7 @@ pub async fn bytes_bound_a_queue_and_a_page(store: &Store) {
     assert_eq!(store.peek(&session("s"), Some(positions[2]), 9, 1).await.unwrap()[0].position, positions[3]);
     settle(store, "s", epoch, &[Settled::Finished(positions[1]), Settled::Finished(positions[2])]).await;
     let both = offer(store, publication(&payload, &["s", "t"])).await.placed;
-    assert!(matches!(both[..], [Placed::At(_), Placed::At(_)]), "{both:?}");
+    assert!(matches!(both[..], [Placed::At(..), Placed::At(..)]), "{both:?}");
     placed_one(store, publication(&payload.repeat(9), &["s"])).await;
     assert_eq!(offer(store, publication("", &["s"])).await.placed, [Placed::Full]);
     assert_eq!(payloads(store, "t").await, ["", payload.as_str()]);
@@ -115,7 +115,7 @@ pub async fn bytes_bound_a_queue_and_a_page(store: &Store) {
 /// Never there, or not any more.
 pub async fn a_session_that_is_gone_is_said(store: &Store) {
     let epoch = open(store, "s").await.epoch;
-    assert!(matches!(offer(store, publication("x", &["x", "s"])).await.placed[..], [Placed::Gone, Placed::At(_)]));
+    assert!(matches!(offer(store, publication("x", &["x", "s"])).await.placed[..], [Placed::Gone, Placed::At(..)]));
     assert_eq!(store.close(closing("s", epoch, at(1), Duration::ZERO)).await.unwrap(), Fenced::Done);
     assert_eq!(offer(store, publication("x", &["s"])).await.placed, [Placed::Gone]);
     open(store, "s").await;
@@ -154,7 +154,7 @@ pub async fn steps_of_an_old_epoch_are_ignored(store: &Store) {
     let former = open(store, "s").await.epoch;
     let other = open(store, "t").await.epoch;
     let placed = offer(store, publication("x", &["s", "t"])).await.placed;
-    let [Placed::At(in_s), Placed::At(in_t)] = placed[..] else { panic!("{placed:?}") };
+    let [Placed::At(_, in_s), Placed::At(_, in_t)] = placed[..] else { panic!("{placed:?}") };
     offer(store, Publication { received: Some((session("s"), former, 5)), ..publication("in", &[]) }).await;
     open(store, "s").await;
     let step = |name: &str, epoch, step| Settlement { session: session(name), epoch, step };
@@ -185,6 +185,20 @@ pub async fn positions_grow_also_when_the_queue_is_empty(store: &Store) {
     }
 }
 
+/// Whoever hands it to a connection knows whether it is in that connection's session.
+pub async fn a_message_is_placed_with_the_epoch_of_its_session(store: &Store) {
+    for clean in [false, false, true, true] {
+        let epoch = store.open(Opening { clean, ..opening("s", at(1)) }).await.unwrap().epoch;
+        for _ in 0..2 {
+            let placed = offer(store, publication("x", &["s"])).await.placed;
+            assert!(
+                matches!(placed[..], [Placed::At(in_epoch, _)] if in_epoch == epoch),
+                "{placed:?} and not {epoch:?}"
+            );
+        }
+    }
+}
+
 /// Each of three sessions takes it or goes; the others still have it.
 pub async fn a_message_is_shared_until_the_last_has_it(store: &Store) {
     let mut epochs = Vec::new();
@@ -192,7 +206,7 @@ pub async fn a_message_is_shared_until_the_last_has_it(store: &Store) {
         epochs.push(open(store, name).await.epoch);
     }
     let placed = offer(store, publication("shared", &["a", "b", "c"])).await.placed;
-    let Placed::At(in_a) = placed[0] else { panic!("{placed:?}") };
+    let Placed::At(_, in_a) = placed[0] else { panic!("{placed:?}") };
     settle(store, "a", epochs[0], &[Settled::Finished(in_a)]).await;
     assert_eq!(payloads(store, "b").await, ["shared"]);
     assert_eq!(store.close(closing("b", epochs[1], at(1), Duration::ZERO)).await.unwrap(), Fenced::Done);
@@ -208,7 +222,7 @@ pub async fn a_message_is_shared_until_the_last_has_it(store: &Store) {
 pub async fn a_session_named_twice_gets_it_twice(store: &Store) {
     let epoch = open(store, "s").await.epoch;
     let placed = offer(store, publication("x", &["s", "s"])).await.placed;
-    let [Placed::At(first), Placed::At(second)] = placed[..] else { panic!("{placed:?}") };
+    let [Placed::At(_, first), Placed::At(_, second)] = placed[..] else { panic!("{placed:?}") };
     assert!(first < second);
     settle(store, "s", epoch, &[Settled::Finished(second)]).await;
     assert_eq!(payloads(store, "s").await, ["x"]);
@@ -227,10 +241,12 @@ pub async fn a_publication_of_a_former_owner_is_not_carried_out(store: &Store) {
         received: Some((session("s"), epoch, 7)),
         ..publication("", &["t"])
     };
-    assert_eq!(offer(store, from(former)).await.placed, [Placed::Gone]);
+    let offered = offer(store, from(former)).await;
+    assert!(offered.superseded && offered.placed == [Placed::Gone], "{offered:?}");
     assert_eq!(payloads(store, "t").await, [""; 0]);
     assert_eq!(store.retained(&message("a", "").tenant, "#", None, 9, at(0)).await.unwrap(), []);
-    assert!(matches!(offer(store, from(epoch)).await.placed[..], [Placed::At(_)]));
+    let offered = offer(store, from(epoch)).await;
+    assert!(!offered.superseded && matches!(offered.placed[..], [Placed::At(..)]), "{offered:?}");
     assert_eq!(open(store, "s").await.resumed.unwrap().received, [7]);
 }
 
@@ -247,15 +263,16 @@ pub async fn received_ids_belong_to_the_session(store: &Store) {
 
 /// Answers are in the order of the publications, however many there are.
 pub async fn many_publications_go_in_one_offer(store: &Store) {
+    let mut epochs = Vec::new();
     for n in 0..300 {
-        open(store, &n.to_string()).await;
+        epochs.push(open(store, &n.to_string()).await.epoch);
     }
     let publications: Vec<Publication> =
         (0..3_000).map(|n| publication(&n.to_string(), &[&(n % 300).to_string(), "nobody"])).collect();
     let offered = store.offer(&publications).await.unwrap();
     assert_eq!(offered.len(), 3_000);
     for (n, offered) in offered.iter().enumerate() {
-        assert_eq!(offered.placed, [Placed::At(Position(n as u64 / 300 + 1)), Placed::Gone]);
+        assert_eq!(offered.placed, [Placed::At(epochs[n % 300], Position(n as u64 / 300 + 1)), Placed::Gone]);
     }
     let expected: Vec<String> = (0..10).map(|n| (n * 300 + 7).to_string()).collect();
     assert_eq!(payloads(store, "7").await, expected);
@@ -263,7 +280,7 @@ pub async fn many_publications_go_in_one_offer(store: &Store) {
 
 async fn placed_one(store: &Store, publication: Publication) -> Position {
     match offer(store, publication).await.placed[..] {
-        [Placed::At(position)] => position,
+        [Placed::At(_, position)] => position,
         ref other => panic!("{other:?}"),
     }
 }

@@ -109,7 +109,7 @@ pub async fn a_session_passes_from_node_to_node(backend: &mut impl Backend) {
         let added = [subscription(&round.to_string(), QoS::AtLeastOnce)];
         assert_eq!(old.subscribe(&session("s"), former, &added).await.unwrap(), Fenced::Done);
         let placed = offer(old, publication(&round.to_string(), &["s"])).await.placed;
-        assert!(matches!(placed[..], [Placed::At(_)]));
+        assert!(matches!(placed[..], [Placed::At(..)]));
         let opened = open(new, "s").await;
         assert!(opened.epoch > former);
         assert_eq!(opened.resumed.unwrap().subscriptions.len(), round + 1);

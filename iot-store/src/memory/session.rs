@@ -221,7 +221,7 @@ impl Sessions {
     fn offer(&mut self, publication: &Publication, limits: &StoreLimits) -> Offered {
         if let Some((sender, epoch, packet_id)) = &publication.received {
             let Some(sender) = self.fenced(sender, *epoch) else {
-                return Offered { placed: vec![Placed::Gone; publication.to.len()], retained_full: false };
+                return Offered::superseded(publication);
             };
             sender.received.insert(*packet_id);
         }
@@ -229,7 +229,7 @@ impl Sessions {
         let placed = publication.to.iter().map(|target| self.place(message, target, limits)).collect();
         let retained_full =
             message.retain && !self.retained.entry(message.tenant.clone()).or_default().retain(message, limits);
-        Offered { placed, retained_full }
+        Offered { placed, retained_full, superseded: false }
     }
 
     fn place(&mut self, message: &Message, target: &Target, limits: &StoreLimits) -> Placed {
@@ -244,7 +244,7 @@ impl Sessions {
         session
             .queue
             .insert(position, Queued { position, message: message.clone(), qos, retain, identifiers, released: false });
-        Placed::At(position)
+        Placed::At(session.epoch, position)
     }
 }
 

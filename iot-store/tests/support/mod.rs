@@ -64,7 +64,7 @@ pub async fn offer(store: &dyn SessionStore, to: u64, name: &str) -> Result<Vec<
     let publication = Publication { message: message(name), to: vec![target], received: None };
     let offered = store.offer(&[publication]).await?;
     match offered[0].placed[..] {
-        [Placed::At(position)] => Ok(vec![(format!("message {name}"), position.0)]),
+        [Placed::At(_, position)] => Ok(vec![(format!("message {name}"), position.0)]),
         [Placed::Gone] => Ok(Vec::new()),
         _ => panic!("{offered:?}"),
     }

@@ -163,7 +163,7 @@ impl<'a> State<'a> {
         if let Some((sender, epoch, packet_id)) = &publication.received {
             let sender = self.heads.get_mut(sender).and_then(|head| head.session.as_mut());
             let Some(sender) = sender.filter(|sender| sender.epoch == ordered(epoch.0)) else {
-                return Ok(Offered { placed: vec![Placed::Gone; publication.to.len()], retained_full: false });
+                return Ok(Offered::superseded(publication));
             };
             sender.receives.insert(*packet_id);
         }
@@ -174,11 +174,11 @@ impl<'a> State<'a> {
             placed.push(self.place(target, size, &mut message)?);
         }
         if let Some(message) = message {
-            let uses = placed.iter().filter(|placed| matches!(placed, Placed::At(_))).count();
+            let uses = placed.iter().filter(|placed| matches!(placed, Placed::At(..))).count();
             self.messages.insert(message, NewMessage { body, uses: ordered(uses as u64) });
         }
         let retained_full = publication.message.retain && !self.retained.retain(&publication.message, body);
-        Ok(Offered { placed, retained_full })
+        Ok(Offered { placed, retained_full, superseded: false })
     }
 
     fn place(&mut self, target: &'a Target, size: i64, message: &mut Option<i64>) -> Result<Placed, Fault> {
@@ -201,7 +201,7 @@ impl<'a> State<'a> {
         session.queued_size += size;
         session.queues.push(NewQueued { position: session.last_position, message: id, size, target });
         *touched = Touched::Moved.max(*touched);
-        Ok(Placed::At(Position(session.last_position.cast_unsigned())))
+        Ok(Placed::At(SessionEpoch(session.epoch.cast_unsigned()), Position(session.last_position.cast_unsigned())))
     }
 }
 

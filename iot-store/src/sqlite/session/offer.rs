@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use iot_core::{
-    session::{Position, SessionId},
+    session::{Position, SessionEpoch, SessionId},
     store::{Offered, Placed, Publication, Target},
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
@@ -26,12 +26,12 @@ pub(super) fn offer(
         .iter()
         .map(|publication| {
             if !receive(connection, publication)? {
-                return Ok(Offered { placed: vec![Placed::Gone; publication.to.len()], retained_full: false });
+                return Ok(Offered::superseded(publication));
             }
             let message = &publication.message;
             let placed = queues.place(publication)?;
             let retained_full = message.retain && !retaining.retain(message)?;
-            Ok(Offered { placed, retained_full })
+            Ok(Offered { placed, retained_full, superseded: false })
         })
         .collect::<Result<_, Fault>>()?;
     queues.finish()?;
@@ -57,6 +57,7 @@ struct Queues<'a> {
 
 struct End {
     id: i64,
+    epoch: SessionEpoch,
     last_position: i64,
     queued: usize,
     size: usize,
@@ -82,7 +83,7 @@ impl<'a> Queues<'a> {
                 Some(end) => {
                     let position = end.append(size);
                     rows.push((end.id, position, target));
-                    Placed::At(Position(position.cast_unsigned()))
+                    Placed::At(end.epoch, Position(position.cast_unsigned()))
                 }
             });
         }
@@ -116,12 +117,13 @@ impl<'a> Queues<'a> {
     /// The end of a queue; `None` if there is no such session.
     fn end(&mut self, session: &'a SessionId) -> Result<Option<&mut End>, Fault> {
         if !self.ends.contains_key(session) {
-            let sql = "SELECT id, last_position, queued, queued_size FROM session WHERE name = ?1";
+            let sql = "SELECT id, last_position, queued, queued_size, epoch FROM session WHERE name = ?1";
             let mut statement = self.connection.prepare_cached(sql)?;
             let count = |value: i64| usize::try_from(value).unwrap_or(0);
             let end = statement.query_row([session.as_str()], |row| {
                 let (queued, size) = (count(row.get(2)?), count(row.get(3)?));
-                Ok(End { id: row.get(0)?, last_position: row.get(1)?, queued, size, moved: false })
+                let epoch = SessionEpoch(row.get::<_, i64>(4)?.cast_unsigned());
+                Ok(End { id: row.get(0)?, epoch, last_position: row.get(1)?, queued, size, moved: false })
             });
             self.ends.insert(session, end.optional()?);
         }

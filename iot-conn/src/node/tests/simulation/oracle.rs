@@ -206,8 +206,10 @@ impl Oracle {
                 complaints.push(format!("{name} got message {id} on {topic} without a subscription"));
             }
             let certain = subscriber.spans.iter().any(|s| s.over.is_none() && s.was_there_for(message));
+            // With QoS 0 it overtakes what its publisher has to send again, which then comes by a later subscription with more.
+            let waits = !subscriber.persistent || qos > QoS::AtMostOnce;
             let ordered = certain
-                && (!subscriber.persistent || qos > QoS::AtMostOnce)
+                && waits
                 && !self.short_queues
                 && !topic.starts_with("s/");
             let key = (message.publisher, topic.to_owned(), message.qos as u8);
@@ -220,7 +222,9 @@ impl Oracle {
             let (publisher, sent) = (message.publisher, message.qos);
             let (short_queues, repeats_wills) = (self.short_queues, self.crashes > 0);
             let subscriber = &mut self.subscribers[who];
-            subscriber.newest.insert(key, newest.unwrap_or(0).max(id));
+            if waits {
+                subscriber.newest.insert(key, newest.unwrap_or(0).max(id));
+            }
             let count = subscriber.seen.entry((id, qos as u8)).or_default();
             *count += 1;
             // One that a full queue has refused is sent again as a new one, if its publisher did not hear of that (MQTT 5 §4.3.3).
