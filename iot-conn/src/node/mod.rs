@@ -11,6 +11,7 @@ mod effects;
 mod endpoint;
 mod gate;
 mod history;
+mod identity;
 mod ingest;
 pub(crate) mod live;
 mod mailbox;

@@ -7,18 +7,18 @@ use std::{
 };
 
 use iot_core::{
-    access::{Authentication, Credentials, Grants, Permission, Principal, Proof, Refusal, Standing, Subject, check},
-    id::{DeviceId, TenantId},
+    access::{Grants, Permission, Principal, Standing, check},
+    id::TenantId,
     message::Message,
     session::{Position, SessionEpoch, SessionId},
     store::{self, Closing, StoreError},
 };
-use tower::ServiceExt;
 use tracing::Instrument;
 
 use super::{
     Inner,
     endpoint::{DeviceContext, Endpoint, Link, session_of},
+    identity::{authenticate, device_context, unavailable},
     mailbox::{Mailbox, mailbox},
     presence::Presence,
     quota::{Limits, Metering, QUOTA_RETRY_AFTER},
@@ -32,9 +32,6 @@ use crate::{
     },
     transport::{Peer, Permit, Stream},
 };
-
-/// How long asking for a credential may take.
-const AUTHENTICATION_MAX: Duration = Duration::from_secs(5);
 
 /// How long a client that resumes a session waits for what its former connection has received to be stored.
 const STORED_MAX: Duration = Duration::from_secs(5);
@@ -327,79 +324,6 @@ async fn permit_will(
         Some(will) => node.permit_will(link, will).await.map(Some),
         None => Ok(None),
     }
-}
-
-fn unavailable(error: &StoreError) -> ReasonCode {
-    tracing::error!(error = error as &dyn std::error::Error, "a client cannot be let in");
-    ReasonCode::ServerUnavailable
-}
-
-async fn authenticate(
-    node: &Inner,
-    peer: &Peer,
-    request: &mut ConnectRequest,
-) -> Result<(Principal, Grants), ReasonCode> {
-    let proof = match (&peer.certificate, request.password.take()) {
-        (Some(certificate), _) => Proof::Certificate(certificate.clone()),
-        (None, Some(password)) => Proof::Token(password),
-        (None, None) => Proof::Nothing,
-    };
-    let with_token = matches!(proof, Proof::Token(_));
-    let credentials = Credentials {
-        proof,
-        client_id: Some(request.client_id.clone()),
-        peer: peer.address,
-        encrypted: peer.encrypted,
-        anonymous_allowed: peer.anonymous_allowed,
-    };
-    let answer = tokio::time::timeout(AUTHENTICATION_MAX, node.authenticator.clone().oneshot(credentials)).await;
-    match answer {
-        Ok(Ok(Authentication::Accepted(principal, grants))) => Ok((principal, grants)),
-        Ok(Ok(Authentication::Refused(refusal))) => {
-            tracing::info!(reason = refusal.code(), "a client was refused");
-            Err(match refusal {
-                Refusal::ClientId => ReasonCode::ClientIdentifierNotValid,
-                _ if with_token => ReasonCode::BadUserNameOrPassword,
-                _ => ReasonCode::NotAuthorized,
-            })
-        }
-        Ok(Err(error)) => {
-            tracing::error!(error = &*error, "a credential cannot be checked");
-            Err(ReasonCode::ServerUnavailable)
-        }
-        Err(_) => Err(ReasonCode::ServerBusy),
-    }
-}
-
-/// What the connection knows of its device, and whether that is critical.
-async fn device_context(node: &Inner, principal: &Principal) -> Result<(Option<Box<DeviceContext>>, bool), StoreError> {
-    let Subject::Device { device, .. } = &principal.subject else { return Ok((None, false)) };
-    match context_of(node, &principal.tenant, device).await? {
-        Some((context, is_critical)) => Ok((Some(context), is_critical)),
-        None => Err(StoreError::Damaged { backend: "records", what: format!("device {device} is gone") }),
-    }
-}
-
-/// The same of any device; `None` if there is none.
-pub(crate) async fn context_of(
-    node: &Inner,
-    tenant: &TenantId,
-    device: &DeviceId,
-) -> Result<Option<(Box<DeviceContext>, bool)>, StoreError> {
-    let meta = &*node.stores.meta;
-    let Some(record) = node.directory.device(meta, tenant, device).await? else { return Ok(None) };
-    let key = iot_core::device::Product::key_of(&record.tenant, &record.product);
-    let product = node.directory.product(meta, key).await?;
-    let is_critical = product.as_ref().is_some_and(|product| product.critical);
-    let context = DeviceContext {
-        id: record.id.clone(),
-        product: record.product.clone(),
-        epoch: record.epoch,
-        home: record.home.clone(),
-        encoding: product.map(|product| product.encoding).unwrap_or_default(),
-        prefix: iot_core::topic::of_device(&record.id, "").into(),
-    };
-    Ok(Some((Box::new(context), is_critical)))
 }
 
 /// While it is there, nothing more is stored for the session, which is about to be discarded. Without [`done`](Self::done) it is as

@@ -15,7 +15,7 @@ use iot_core::{
     time::Timestamp,
 };
 
-use super::{Inner, endpoint::Link, opening::context_of};
+use super::{Inner, endpoint::Link, identity::context_of};
 use crate::recent::Recent;
 
 /// How many devices that have gone are remembered; of others it is not known any more since when.

@@ -1,4 +1,6 @@
 #[cfg(feature = "device")]
+mod client;
+#[cfg(feature = "device")]
 mod cloud;
 #[cfg(feature = "device")]
 mod commands;
@@ -6,6 +8,8 @@ mod commands;
 mod data;
 #[cfg(feature = "device")]
 mod delivery;
+#[cfg(feature = "device")]
+mod failing;
 #[cfg(feature = "device")]
 mod live;
 mod mailbox;

@@ -5,7 +5,10 @@ use iot_core::{
     message::QoS,
 };
 
-use super::cloud::{Cloud, soon, tenant, until};
+use super::{
+    client::{soon, until},
+    cloud::{Cloud, tenant},
+};
 use crate::{command::Cancelled, node::Commanded};
 
 fn request(id: &str, offline: Offline) -> CommandRequest {

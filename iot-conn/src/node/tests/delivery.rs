@@ -2,7 +2,10 @@ use std::sync::atomic::Ordering;
 
 use iot_core::message::QoS;
 
-use super::cloud::{Cloud, lasting, options};
+use super::{
+    client::{lasting, options},
+    cloud::Cloud,
+};
 use crate::mqtt::{
     ReasonCode, RetainHandling,
     client::{ClientOptions, Event, Publication},
@@ -153,7 +156,7 @@ async fn members_of_a_share_take_turns_and_those_who_are_away_are_passed_over() 
         assert_eq!(member.texts_until_own(id).await.len(), 5);
     }
     members[0].leave(ReasonCode::Success).await;
-    super::cloud::until("one to be gone", || cloud.node.inner.registry.connected().len() == 2).await;
+    super::client::until("one to be gone", || cloud.node.inner.registry.connected().len() == 2).await;
     for n in 0..4 {
         publisher.publish("x", &n.to_string(), QoS::AtLeastOnce).await;
     }

@@ -6,7 +6,10 @@ use iot_core::{
     message::QoS,
 };
 
-use super::cloud::{Client, Cloud, soon, tenant};
+use super::{
+    client::{Client, soon},
+    cloud::{Cloud, tenant},
+};
 use crate::node::{
     LIVE_STREAMS_MAX, LiveChange, LiveError, LiveEvent, LiveFilter, LiveKind, LiveStream, live::LIVE_CHANGES_MAX,
 };

@@ -20,7 +20,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::cloud::{Cloud, soon, until};
+use super::{
+    client::{soon, until},
+    cloud::Cloud,
+};
 use crate::mqtt::{
     Ack, ConnAck, Connect, Disconnect, List, Packet, PacketId, PacketKind, Properties, Property, Publish, ReasonCode,
     Sender, SubAck, Subscribe, Subscription, Unsubscribe, Version,

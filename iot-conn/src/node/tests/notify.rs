@@ -19,7 +19,10 @@ use iot_store::{StoreLimits, memory::Memory};
 use tokio::sync::mpsc;
 use tower::{service_fn, util::BoxCloneSyncService};
 
-use super::cloud::{Cloud, soon, tenant};
+use super::{
+    client::soon,
+    cloud::{Cloud, tenant},
+};
 use crate::{
     mqtt::ReasonCode,
     node::{Alarm, LiveFilter, LiveKind, LiveStream, effects::carry_out},

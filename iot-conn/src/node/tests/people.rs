@@ -10,7 +10,10 @@ use iot_core::{
     message::QoS,
 };
 
-use super::cloud::{Cloud, lasting, tenant, until};
+use super::{
+    client::{lasting, until},
+    cloud::{Cloud, tenant},
+};
 use crate::{
     mqtt::{ReasonCode, packet::Subscription},
     node::Commanded,

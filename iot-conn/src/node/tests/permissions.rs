@@ -1,6 +1,6 @@
 use iot_core::message::QoS;
 
-use super::cloud::{Cloud, soon};
+use super::{client::soon, cloud::Cloud};
 use crate::mqtt::{ReasonCode, packet::Subscription};
 
 #[tokio::test]

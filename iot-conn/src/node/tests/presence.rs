@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use iot_core::{device::Device, message::QoS, store::MetaStoreExt};
 use iot_store::{StoreLimits, memory::Memory};
 
-use super::cloud::{Cloud, lasting, options, tenant, until};
+use super::{
+    client::{lasting, options, until},
+    cloud::{Cloud, tenant},
+};
 use crate::{
     mqtt::{ReasonCode, client::ClientOptions},
     node::{Presence, PresenceState},
@@ -119,7 +122,7 @@ async fn after_a_node_was_lost_devices_are_suspect_and_then_gone() {
             }
         }
     };
-    let told = super::cloud::soon("the status", told).await;
+    let told = super::client::soon("the status", told).await;
     assert_eq!((&told["cause"], &told["epoch"]), (&"node_lost".into(), &gone.epoch.into()));
     cloud.stop().await;
 }

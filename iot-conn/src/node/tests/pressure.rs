@@ -9,7 +9,10 @@ use iot_core::{message::QoS, time::Monotonic};
 use iot_store::{StoreLimits, memory::Memory};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
-use super::cloud::{Cloud, lasting, options, soon, until};
+use super::{
+    client::{lasting, options, soon, until},
+    cloud::Cloud,
+};
 use crate::mqtt::{
     ReasonCode,
     client::{ClientOptions, Event, Publication},
@@ -83,7 +86,7 @@ async fn a_packet_identifier_is_free_after_an_error() {
 /// More than the sockets hold, so that the subscriber's mailbox fills.
 const LARGE: usize = 100 * 1024;
 
-async fn flood(cloud: &Cloud, qos: QoS, count: usize) -> super::cloud::Client {
+async fn flood(cloud: &Cloud, qos: QoS, count: usize) -> super::client::Client {
     let options =
         ClientOptions { in_flight_max: 256, queue_messages_max: 4_096, keep_alive_s: 0, ..options("app-a", "pub") };
     let mut publisher = cloud.offline(options);

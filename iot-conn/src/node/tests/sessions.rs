@@ -10,7 +10,10 @@ use iot_core::{
 };
 use iot_store::{StoreLimits, memory::Memory};
 
-use super::cloud::{Cloud, lasting, options, until};
+use super::{
+    client::{lasting, options, until},
+    cloud::Cloud,
+};
 use crate::mqtt::{
     ReasonCode,
     client::{ClientOptions, Event, LastWill, Publication},
@@ -237,6 +240,32 @@ async fn qos_2_is_handed_on_when_it_is_stored_and_once_whoever_comes_back_meanwh
     assert!(publisher.connect().await.session_present);
     assert!(matches!(publisher.answer().await, Event::Published { reason: ReasonCode::Success, .. }));
     assert_eq!(subscriber.texts_until_own("own").await, ["once"]);
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_to_a_session_is_not_given_to_the_clean_one_after_it() {
+    let cloud = Cloud::start().await;
+    let mut former = cloud.offline(lasting("app-b", "sub"));
+    former.connect().await;
+    former.subscribe("x", QoS::AtLeastOnce).await;
+    former.cut();
+    let mut publisher = cloud.client("app-a", "pub").await;
+    cloud.sessions.down.store(true, Ordering::SeqCst);
+    publisher.engine.publish(Publication::new("x", "late", QoS::AtLeastOnce)).unwrap();
+    publisher.write().await;
+    until("the store to be tried", || cloud.sessions.offers.load(Ordering::SeqCst) >= 2).await;
+    let mut clean = cloud.offline(ClientOptions { clean_start: true, ..lasting("app-b", "sub") });
+    let connecting = clean.connect();
+    let mending = async {
+        // By then the session is being opened.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cloud.sessions.down.store(false, Ordering::SeqCst);
+    };
+    assert!(!tokio::join!(connecting, mending).0.session_present);
+    assert!(matches!(publisher.answer().await, Event::Published { reason: ReasonCode::Success, .. }));
+    clean.subscribe("own", QoS::AtLeastOnce).await;
+    assert_eq!(clean.texts_until_own("own").await, Vec::<String>::new());
     cloud.stop().await;
 }
 

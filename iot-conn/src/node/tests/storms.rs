@@ -9,7 +9,10 @@ use iot_core::{
 };
 use iot_store::{StoreLimits, memory::Memory};
 
-use super::cloud::{Client, Cloud, lasting, options, soon, tenant, until};
+use super::{
+    client::{Client, lasting, options, soon, until},
+    cloud::{Cloud, tenant},
+};
 use crate::{
     mqtt::{
         ReasonCode,

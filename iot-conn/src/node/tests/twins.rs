@@ -14,7 +14,10 @@ use iot_core::{
 use iot_store::{StoreLimits, memory::Memory};
 use serde_json::{Value, json};
 
-use super::cloud::{Client, Cloud, soon, tenant};
+use super::{
+    client::{Client, soon},
+    cloud::{Cloud, tenant},
+};
 use crate::{
     mqtt::ReasonCode,
     node::{LiveFilter, LiveKind},

@@ -233,7 +233,7 @@ async fn mqtt_3_1_1_4_4_0_1_the_client_sends_again_what_the_server_did_not_ackno
     for version in BOTH {
         let cloud = Cloud::start().await;
         let mut subscriber = subscriber(&cloud, version).await;
-        let options = super::super::cloud::lasting("app-a", "p");
+        let options = super::super::client::lasting("app-a", "p");
         let mut client = cloud.offline(ClientOptions { version, username: Some("u".to_owned()), ..options });
         client.connect().await;
         client.engine.publish(Publication::new("x", "m", QoS::ExactlyOnce)).unwrap();

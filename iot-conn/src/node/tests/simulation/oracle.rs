@@ -208,10 +208,7 @@ impl Oracle {
             let certain = subscriber.spans.iter().any(|s| s.over.is_none() && s.was_there_for(message));
             // With QoS 0 it overtakes what its publisher has to send again, which then comes by a later subscription with more.
             let waits = !subscriber.persistent || qos > QoS::AtMostOnce;
-            let ordered = certain
-                && waits
-                && !self.short_queues
-                && !topic.starts_with("s/");
+            let ordered = certain && waits && !self.short_queues && !topic.starts_with("s/");
             let key = (message.publisher, topic.to_owned(), message.qos as u8);
             let known = subscriber.seen.keys().any(|(seen, _)| *seen == id);
             let newest = subscriber.newest.get(&key).copied();
