@@ -2,9 +2,10 @@
 //!
 //! A [`Router`] holds who subscribed to what and answers who receives a topic. It sends nothing and asks no clock. Filters
 //! without a wildcard are looked up in a hash map, the others in a trie by level. Both are cut into shards by tenant and
-//! first two levels, so that subscribing to one device's topics does not hold up messages of another. Hashes are keyed
-//! with random keys: chosen topics cannot be made to collide.
+//! first two levels, so that subscribing to one device's topics does not hold up messages of another. Names are kept as
+//! hashes of 128 bits, keyed at random: chosen topics cannot be made to collide, and no others do.
 
+mod digest;
 mod identifiers;
 mod members;
 mod route;
@@ -13,16 +14,14 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use iot_core::message::QoS;
 use iot_core::topic;
 
+use self::digest::{ByDigest, Digest, Digests, InTenant, shrink};
 pub use self::identifiers::Identifiers;
 use self::members::{Member, Subscribers};
 pub use self::route::Route;
@@ -77,11 +76,11 @@ pub struct Match<H> {
 /// All methods take `&self` and may be called from any thread. Each locks one shard at a time, briefly: a message that is
 /// matched while another thread subscribes sees that subscription or does not, and always sees those that were there
 /// before. The number of subscriptions is bounded by the caller (sessions times subscriptions of each); what was removed
-/// leaves nothing behind but spare capacity, and that goes with the last subscription of a tenant in a shard.
+/// leaves nothing behind but spare capacity, of which little is kept.
 pub struct Router<H> {
     shards: Box<[RwLock<Shard<H>>]>,
     generations: Box<[Generation]>,
-    placement: RandomState,
+    digests: Digests,
     subscriptions: AtomicUsize,
 }
 
@@ -101,7 +100,9 @@ impl<H: Clone> Router<H> {
         let (group, filter) = split_group(filter);
         let member = Member::new(id, handle.clone(), subscription);
         // Dropped after the lock is released: a handle's own drop may lead back here.
-        let replaced = self.change(tenant, filter, |shard| shard.insert(tenant, filter, group, member));
+        let names = self.digests.of_tenant(tenant);
+        let replaced =
+            self.change(names, filter, |shard| shard.subscribers(self.digests, names, filter).insert(group, member));
         if replaced.is_some() {
             return Subscribed::Replaced;
         }
@@ -112,7 +113,8 @@ impl<H: Clone> Router<H> {
     /// Removes the subscription of `id` with this very filter; false if there is none (MQTT 5 §3.10.4).
     pub fn unsubscribe(&self, tenant: &str, filter: &str, id: SubscriberId) -> bool {
         let (group, filter) = split_group(filter);
-        let removed = self.change(tenant, filter, |shard| shard.remove(tenant, filter, group, id));
+        let names = self.digests.of_tenant(tenant);
+        let removed = self.change(names, filter, |shard| shard.remove(self.digests, names, filter, group, id));
         if removed.is_some() {
             self.subscriptions.fetch_sub(1, Ordering::Relaxed);
         }
@@ -166,30 +168,31 @@ impl<H: Clone> Router<H> {
         out: &mut Vec<Match<H>>,
     ) -> Option<States> {
         let mut gathered = Gathered { sender, online, start: out.len(), out, shared: Vec::new(), sources: 0 };
-        let mut look = |place: usize| {
+        let names = self.digests.of_tenant(tenant);
+        let (itself, name) = (names.itself(), names.name(topic));
+        let mut look = |place: usize, with_exact: bool| {
             let shard = self.shards[place].read().unwrap_or_else(PoisonError::into_inner);
-            shard.visit(tenant, topic, &mut |found| gathered.add(found));
+            // What lies far apart in memory is looked for before anything is added, so that the processor waits for it at once.
+            let exact = shard.exact.get(&name).filter(|_| with_exact);
+            shard.wildcard.visit(self.digests, itself, topic, &mut |found| gathered.add(found));
+            exact.into_iter().for_each(|exact| gathered.add(exact));
             (place, self.generations[place].get())
         };
-        let (narrow, broad) = (self.place(tenant, prefix(topic)), self.place(tenant, None));
-        let state = look(narrow);
-        let states = [state, if broad == narrow { state } else { look(broad) }];
+        let broad = place(itself);
+        let narrow = prefix(topic).map_or(broad, |prefix| place(names.name(prefix)));
+        let state = look(narrow, true);
+        let states = [state, if broad == narrow { state } else { look(broad, false) }];
         let is_lasting = gathered.shared.is_empty();
         gathered.finish();
         is_lasting.then_some(states)
     }
 
-    fn change<T>(&self, tenant: &str, filter: &str, change: impl FnOnce(&mut Shard<H>) -> T) -> T {
-        let place = self.place(tenant, prefix(filter));
+    fn change<T>(&self, names: InTenant, filter: &str, change: impl FnOnce(&mut Shard<H>) -> T) -> T {
+        let place = place(prefix(filter).map_or_else(|| names.itself(), |prefix| names.name(prefix)));
         let mut shard = self.shards[place].write().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut shard);
         self.generations[place].advance();
         changed
-    }
-
-    fn place(&self, tenant: &str, prefix: Option<&str>) -> usize {
-        let hash = self.placement.hash_one((tenant, prefix));
-        usize::from((hash >> (u64::BITS - SHARD_BITS)) as u8)
     }
 }
 
@@ -210,7 +213,7 @@ impl<H> Default for Router<H> {
         Self {
             shards: (0..1 << SHARD_BITS).map(|_| RwLock::default()).collect(),
             generations: (0..1 << SHARD_BITS).map(|_| Generation::default()).collect(),
-            placement: RandomState::new(),
+            digests: Digests::new(),
             subscriptions: AtomicUsize::new(0),
         }
     }
@@ -228,10 +231,18 @@ const SHARD_BITS: u32 = 6;
 /// The first two levels, if there are two and none is a wildcard. Filters without such a prefix are kept in one shard of
 /// their tenant, which every message looks into as well.
 fn prefix(text: &str) -> Option<&str> {
-    let first = text.find('/')? + 1;
-    let end = text[first..].find('/').map_or(text.len(), |second| first + second);
-    let prefix = &text[..end];
-    (!topic::has_wildcard(prefix)).then_some(prefix)
+    let mut separators = 0;
+    let second = text.bytes().position(|byte| {
+        separators += usize::from(byte == b'/');
+        separators == 2
+    });
+    let prefix = &text[..second.unwrap_or(text.len())];
+    (separators > 0 && !topic::has_wildcard(prefix)).then_some(prefix)
+}
+
+/// The shard of a tenant or of a prefix.
+fn place(digest: Digest) -> usize {
+    usize::from((digest.bits() >> (u64::BITS - SHARD_BITS)) as u8)
 }
 
 fn split_group(filter: &str) -> (Option<&str>, &str) {
@@ -244,77 +255,43 @@ fn split_group(filter: &str) -> (Option<&str>, &str) {
 // === impl Shard ===
 
 struct Shard<H> {
-    tenants: HashMap<Box<str>, Tenant<H>>,
-}
-
-struct Tenant<H> {
-    exact: HashMap<Box<str>, Subscribers<H>>,
+    exact: ByDigest<Subscribers<H>>,
     wildcard: Trie<H>,
 }
 
 impl<H> Default for Shard<H> {
     fn default() -> Self {
-        Self { tenants: HashMap::new() }
+        Self { exact: ByDigest::default(), wildcard: Trie::default() }
     }
 }
 
 impl<H> Shard<H> {
-    fn insert(&mut self, tenant: &str, filter: &str, group: Option<&str>, member: Member<H>) -> Option<Member<H>> {
-        let tenant = match self.tenants.get_mut(tenant) {
-            Some(known) => known,
-            None => self.tenants.entry(tenant.into()).or_default(),
-        };
-        tenant.subscribers(filter).insert(group, member)
-    }
-
-    fn remove(&mut self, tenant: &str, filter: &str, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
-        let known = self.tenants.get_mut(tenant)?;
-        let removed = known.remove(filter, group, id);
-        if known.is_empty() {
-            self.tenants.remove(tenant);
-        }
-        removed
-    }
-
-    fn visit(&self, tenant: &str, topic: &str, found: &mut dyn FnMut(&Subscribers<H>)) {
-        let Some(tenant) = self.tenants.get(tenant) else { return };
-        if let Some(exact) = tenant.exact.get(topic) {
-            found(exact);
-        }
-        tenant.wildcard.visit(topic, found);
-    }
-}
-
-// === impl Tenant ===
-
-impl<H> Default for Tenant<H> {
-    fn default() -> Self {
-        Self { exact: HashMap::new(), wildcard: Trie::default() }
-    }
-}
-
-impl<H> Tenant<H> {
-    fn subscribers(&mut self, filter: &str) -> &mut Subscribers<H> {
+    fn subscribers(&mut self, digests: Digests, names: InTenant, filter: &str) -> &mut Subscribers<H> {
         if topic::has_wildcard(filter) {
-            return self.wildcard.subscribers(filter);
+            return self.wildcard.subscribers(digests, names.itself(), filter);
         }
-        self.exact.entry(filter.into()).or_default()
+        self.exact.entry(names.name(filter)).or_default()
     }
 
-    fn remove(&mut self, filter: &str, group: Option<&str>, id: SubscriberId) -> Option<Member<H>> {
+    fn remove(
+        &mut self,
+        digests: Digests,
+        names: InTenant,
+        filter: &str,
+        group: Option<&str>,
+        id: SubscriberId,
+    ) -> Option<Member<H>> {
         if topic::has_wildcard(filter) {
-            return self.wildcard.remove(filter, group, id);
+            return self.wildcard.remove(digests, names.itself(), filter, group, id);
         }
-        let subscribers = self.exact.get_mut(filter)?;
+        let name = names.name(filter);
+        let subscribers = self.exact.get_mut(&name)?;
         let removed = subscribers.remove(group, id);
         if subscribers.is_empty() {
-            self.exact.remove(filter);
+            self.exact.remove(&name);
+            shrink(&mut self.exact);
         }
         removed
-    }
-
-    fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcard.is_empty()
     }
 }
 
